@@ -1,0 +1,1 @@
+"""The door to RabbitMQ: the only folder that imports aio_pika."""

@@ -1,0 +1,205 @@
+"""The messages that replace or follow a job: wait copies, dead letters, suspects; and what they may carry."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from worker.core.job import Finished, Job, Malformed, decode_steps, encode_steps
+from worker.core.message import HEADER_PREFIX, Message, Outgoing, Properties, Undecodable
+from worker.core.outcome import DETAIL_LIMIT, Reason
+from worker.core.policy import DeadLetter, Park
+from worker.core.topology import Topology
+from worker.core.wire_size import entry_size, header_frame_size
+
+STEPS_LIMIT: Final = 64 * 1024
+RAW_LIMIT: Final = 8 * 1024
+HISTORY_LIMIT: Final = 100
+NAMES_IN_DETAIL: Final = 10
+
+BROKER_HEADERS: Final = frozenset({"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"})
+BROKER_PREFIXES: Final = ("x-death", "x-first-death-", "x-last-death-", "x-opt-")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRules:
+    """What a copy needs to know: its queues, and how many bytes of header the connection takes.
+
+    `header_budget` is the negotiated frame size less 8 KiB.
+    """
+
+    topology: Topology
+    header_budget: int = 131_072 - 8 * 1024
+
+
+class TooManyHeaders(Exception):
+    """The publisher's own headers leave no room for what the worker must add."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__("headers too large")
+        self.names = names
+
+
+def wait_copy(
+    job: Job, park: Park, steps: Mapping[str, Finished], history: tuple[str, ...], *, copy_id: str, due: float, rules: CopyRules
+) -> Outgoing:
+    """The copy that waits until `due` (epoch seconds). Raises TooManyHeaders."""
+    headers = _progress(job, park.attempt) | {
+        "x-worker-snoozes": park.snoozes,
+        "x-worker-interruptions": park.interruptions,
+        "x-worker-not-before": round(due * 1000),
+    }
+    message = _fit(_copy(job, copy_id, headers), steps, history, "", rules)
+    return Outgoing(rules.topology.queue_for(park.delay), message)
+
+
+def suspect_copy(job: Job, *, copy_id: str, rules: CopyRules) -> Outgoing:
+    """The copy that runs apart from its neighbours. Raises TooManyHeaders."""
+    headers = _progress(job, job.attempt) | {
+        "x-worker-snoozes": job.snoozes,
+        "x-worker-interruptions": job.interruptions,
+    }
+    if job.not_before is not None:
+        headers["x-worker-not-before"] = round(job.not_before * 1000)
+    message = _fit(_copy(job, copy_id, headers), job.steps, job.history, "", rules)
+    return Outgoing(rules.topology.suspect_name, message)
+
+
+def dead_copy(
+    job: Job, letter: DeadLetter, steps: Mapping[str, Finished], history: tuple[str, ...], *, copy_id: str, rules: CopyRules
+) -> Outgoing:
+    """The dead letter of a job. Headers of the publisher that leave no room are left out and named in the detail."""
+    headers = _progress(job, letter.attempts) | _ending(letter.reason) | {"x-worker-snoozes": job.snoozes}
+    copy = _copy(job, copy_id, headers)
+    try:
+        message = _fit(copy, steps, history, letter.detail, rules)
+    except TooManyHeaders as error:
+        message = _fit(_without(copy, error.names), steps, history, _left_out(letter.detail, error.names), rules)
+    return Outgoing(rules.topology.dead_name, message)
+
+
+def malformed_copy(message: Message, malformed: Malformed, *, copy_id: str, rules: CopyRules) -> Outgoing:
+    """The dead letter of a message that is no job: its body, and of its properties what can be read."""
+    headers: dict[str, Any] = {
+        "x-worker-id": malformed.id,
+        "x-worker-attempt": malformed.attempts,
+        **_ending(malformed.reason),
+    }
+    match message.properties:
+        case Undecodable(raw, _):
+            headers["x-worker-raw"] = base64.b64encode(raw[:RAW_LIMIT]).decode("ascii")
+            copy = Message(message.body, Properties(message_id=copy_id, headers=headers))
+        case Properties() as properties:
+            own = own_headers(properties.headers)
+            copy = Message(message.body, _kept(properties, copy_id, own | headers))
+    try:
+        fitted = _fit(copy, {}, (), malformed.detail, rules)
+    except TooManyHeaders as error:
+        fitted = _fit(_without(copy, error.names), {}, (), _left_out(malformed.detail, error.names), rules)
+    return Outgoing(rules.topology.dead_name, fitted)
+
+
+def history_entry(job: Job, result: str, *, started: float, seconds: float) -> str:
+    """One attempt that ran, in a line: number, start (UTC), duration, how it ended."""
+    when = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{job.attempt} {when} {seconds:.3f}s {result}"[:120]
+
+
+def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers a copy may keep: the publisher's own, neither the broker's nor the worker's."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in BROKER_HEADERS and not name.startswith(BROKER_PREFIXES) and not name.startswith(HEADER_PREFIX)
+    }
+
+
+def forgets(copy: Outgoing, steps: Mapping[str, Finished]) -> bool:
+    """Whether `copy` had no room for one of the finished steps, which would then run again."""
+    assert isinstance(copy.message.properties, Properties)
+    return steps.keys() != decode_steps(copy.message.properties.headers.get("x-worker-steps")).keys()
+
+
+def _progress(job: Job, attempt: int) -> dict[str, Any]:
+    headers: dict[str, Any] = {
+        "x-worker-id": job.id,
+        "x-worker-attempt": attempt,
+        "x-worker-first-seen": round(job.first_seen * 1000),
+    }
+    if job.wait_deadline is not None:
+        headers["x-worker-deadline"] = round(job.wait_deadline * 1000)
+    return headers
+
+
+def _ending(reason: Reason) -> dict[str, Any]:
+    return {"x-worker-reason": reason}
+
+
+def _copy(job: Job, copy_id: str, headers: Mapping[str, Any]) -> Message:
+    return Message(job.body, _kept(job.properties, copy_id, own_headers(job.properties.headers) | dict(headers)))
+
+
+def _kept(properties: Properties, copy_id: str, headers: Mapping[str, Any]) -> Properties:
+    # A kept `expiration` would cut the wait short; `user_id` is set by the connection that publishes.
+    return replace(properties, message_id=copy_id, expiration=None, user_id=None, headers=headers)
+
+
+def _fit(
+    copy: Message, steps: Mapping[str, Finished], history: tuple[str, ...], detail: str, rules: CopyRules
+) -> Message:
+    """Add what travels along as far as the budget goes: steps first, then the detail, the history last."""
+    assert isinstance(copy.properties, Properties)
+    room = rules.header_budget - header_frame_size(copy.properties)
+    if room < 0:
+        raise TooManyHeaders(_largest_own(copy.properties.headers))
+    added: dict[str, Any] = {}
+    for name, value in (
+        ("x-worker-steps", _fitting_steps(steps, min(STEPS_LIMIT, room))),
+        ("x-worker-detail", detail[:DETAIL_LIMIT]),
+    ):
+        if value and (size := entry_size(name, value)) <= room:
+            added[name] = value
+            room -= size
+    if kept := _fitting_history(history, room):
+        added["x-worker-history"] = kept
+    return replace(copy, properties=replace(copy.properties, headers={**copy.properties.headers, **added}))
+
+
+def _fitting_steps(steps: Mapping[str, Finished], room: int) -> str:
+    """The steps as text, the largest results forgotten first until it fits."""
+    kept = dict(steps)
+    text = encode_steps(kept) if kept else ""
+    for name in sorted(kept, key=lambda name: len(encode_steps({name: kept[name]})), reverse=True):
+        if entry_size("x-worker-steps", text) <= room:
+            break
+        del kept[name]
+        text = encode_steps(kept) if kept else ""
+    return text
+
+
+def _fitting_history(history: tuple[str, ...], room: int) -> list[str]:
+    kept = list(history[-HISTORY_LIMIT:])
+    while kept and entry_size("x-worker-history", kept) > room:
+        del kept[0]
+    return kept
+
+
+def _largest_own(headers: Mapping[str, Any]) -> list[str]:
+    own = own_headers(headers)
+    return sorted(own, key=lambda name: entry_size(name, own[name]), reverse=True)
+
+
+def _without(copy: Message, names: Iterable[str]) -> Message:
+    assert isinstance(copy.properties, Properties)
+    left = set(names)
+    headers = {name: value for name, value in copy.properties.headers.items() if name not in left}
+    return replace(copy, properties=replace(copy.properties, headers=headers))
+
+
+def _left_out(detail: str, names: list[str]) -> str:
+    listed = ", ".join(name[:40] for name in names[:NAMES_IN_DETAIL])
+    more = f" and {len(names) - NAMES_IN_DETAIL} more" if len(names) > NAMES_IN_DETAIL else ""
+    return f"headers left out: {listed}{more}; {detail}"

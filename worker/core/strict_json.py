@@ -1,0 +1,107 @@
+"""JSON as it is defined, and nothing more: what parsers disagree on is refused instead of guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+MAX_DEPTH: Final = 64
+MAX_KEYS: Final = 10_000
+MAX_INTEGER: Final = 2**63
+MAX_NUMBER_LENGTH: Final = 400
+
+
+def loads(body: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    Raises ValueError, with a text that repeats nothing of the body: not UTF-8, not JSON, NaN or infinite numbers
+    (also by overflow, as 1e400), integers beyond 64 bits, a name twice in one object, lone surrogates, more than
+    64 levels or 10,000 names.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("starts with a byte order mark")
+    _check_depth(text)
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
+    if "\\u" in text:
+        _check_surrogates(value)
+    return value
+
+
+def _decode(text: str) -> Any:
+    keys = 0
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys
+        keys += len(items)
+        if keys > MAX_KEYS:
+            raise ValueError(f"more than {MAX_KEYS} names")
+        found = dict(items)
+        if len(found) != len(items):
+            raise ValueError("a name stands twice in one object")
+        return found
+
+    return json.JSONDecoder(
+        object_pairs_hook=pairs, parse_int=_integer, parse_float=_number, parse_constant=_constant
+    ).decode(text)
+
+
+def _check_depth(text: str) -> None:
+    # A bound from above by counting brackets is enough to skip the scan for nearly every body.
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"more than {MAX_DEPTH} levels")
+        elif char in "]}":
+            depth -= 1
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_NUMBER_LENGTH or not -MAX_INTEGER <= (value := int(text)) < 2 * MAX_INTEGER:
+        raise ValueError("an integer beyond 64 bits")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number too large for a double")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _check_surrogates(value: Any) -> None:
+    match value:
+        case str():
+            if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+                raise ValueError("a lone surrogate")
+        case dict():
+            for name, item in value.items():
+                _check_surrogates(name)
+                _check_surrogates(item)
+        case list():
+            for item in value:
+                _check_surrogates(item)

@@ -1,0 +1,1 @@
+"""For a laptop, the demo and the tests: a private RabbitMQ node and a local HTTP target. No service needs it."""

@@ -1,0 +1,194 @@
+"""Which addresses a job may reach: pure decisions on resolved addresses. `resolver.py` asks them at every connect."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from worker import Reject
+from worker.http.url import Address
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(entry) for entry in text.split())
+
+
+# Not `ipaddress.is_global`: on 3.11.7 it calls NAT64, 6to4, multicast and Azure's 168.63.129.16 public.
+_DENIED_IPV4: Final = _networks(
+    "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24"
+    " 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4"
+    " 168.63.129.16/32"
+)
+_ROUTED_IPV6: Final = ipaddress.IPv6Network("2000::/3")
+# Protocol assignments with Teredo, ORCHID and benchmarking; documentation; 6to4; documentation again.
+_DENIED_IPV6: Final = _networks("2001::/23 2001:db8::/32 2002::/16 3fff::/20")
+# What a host name entry opens. Loopback and link-local are not in it, and metadata addresses that are, are taken out.
+_PRIVATE: Final = _networks("10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.168.0.0/16 fc00::/7")
+_METADATA: Final = _networks("100.100.100.200/32 fd00:ec2::254/128 fd20:ce::254/128")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_LOOPBACK: Final = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
+_ISATAP: Final = (0x00005EFE, 0x02005EFE)
+
+
+class Blocked(Reject):
+    """The job may not reach this host. The text is the same whatever lies behind the name."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"the address of {host} is not allowed", code="blocked_address")
+        self.host = host
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and port nobody may reach: the broker's, the admin listener's."""
+
+    host: str
+    port: int
+
+
+def is_own(address: Address) -> bool:
+    """Whether the address is this machine's: whatever can be bound here is. Nothing is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return address.is_loopback
+    return True
+
+
+class Guard:
+    """Public addresses only, and what the operator opened; deny by default.
+
+    `allow_networks`: CIDRs that are open, whatever they hold, on any port. `allow_hosts`: names whose private answers
+    are open too, on any port, never loopback, link-local or metadata. `forbidden_endpoints`: (host or IP, port) pairs
+    that stay closed even then. A ValueError names an entry that cannot be read.
+    """
+
+    def __init__(
+        self,
+        allow_networks: Iterable[str] = (),
+        allow_hosts: Iterable[str] = (),
+        forbidden_endpoints: Iterable[tuple[str, int]] = (),
+        *,
+        is_own: Callable[[Address], bool] = is_own,
+    ) -> None:
+        self._networks = tuple(_network(entry) for entry in allow_networks)
+        self._hosts = frozenset(_plain(name) for name in allow_hosts)
+        self._endpoints = tuple(Endpoint(_plain(host.strip("[]")), port) for host, port in forbidden_endpoints)
+        self._is_own = is_own
+
+    @classmethod
+    def from_entries(cls, entries: Iterable[str], forbidden_endpoints: Iterable[tuple[str, int]] = ()) -> Guard:
+        """From the list of WORKER_HTTP_ALLOW, in which CIDRs, single addresses and host names are mixed."""
+        listed = list(entries)
+        networks = [entry for entry in listed if _looks_like_network(entry)]
+        return cls(networks, [entry for entry in listed if entry not in networks], forbidden_endpoints)
+
+    def endpoint_names(self, port: int) -> list[str]:
+        """Host names of forbidden endpoints on this port: their addresses must be known before `check`."""
+        return [one.host for one in self._endpoints if one.port == port and _address(one.host) is None]
+
+    def check(self, host: str, port: int, answers: Iterable[str], endpoints: Iterable[str] = ()) -> None:
+        """Blocked unless every one of `answers`, the resolved addresses of `host`, may be reached on `port`.
+
+        One denied answer denies them all: which one would be dialled is not the job's to choose. `endpoints` are the
+        addresses `endpoint_names` resolved to.
+        """
+        addresses = [_address(answer) for answer in answers]
+        closed = [address for text in endpoints if (address := _address(text))]
+        name = _plain(host)
+        if not addresses or not all(one and self._allows(name, port, one, closed) for one in addresses):
+            raise Blocked(host)
+
+    def _allows(self, name: str, port: int, address: Address, closed: list[Address]) -> bool:
+        if port == 0 or self._is_endpoint(name, port, address, closed):
+            return False
+        if any(_within(address, network) for network in self._networks):
+            return True
+        if name in self._hosts:
+            return _is_public(address) or _is_private(address)
+        return (port in (80, 443) or port >= 1024) and _is_public(address)
+
+    def _is_endpoint(self, name: str, port: int, address: Address, resolved: list[Address]) -> bool:
+        here = [one for one in self._endpoints if one.port == port]
+        if not here:
+            return False
+        literals = [found for one in here if (found := _address(one.host)) is not None]
+        return any(one.host == name for one in here) or any(self._same(address, one) for one in literals + resolved)
+
+    def _same(self, address: Address, endpoint: Address) -> bool:
+        """One address, or two of this machine: a listener on 0.0.0.0 answers on every one of them."""
+        left, right = _dialled(address), _dialled(endpoint)
+        return left == right or (self._is_own(left) and self._is_own(right))
+
+
+def _network(entry: str) -> Network:
+    try:
+        return ipaddress.ip_network(entry)
+    except ValueError as error:
+        raise ValueError(f"{entry!r} is not a CIDR: {error}") from None
+
+
+def _looks_like_network(entry: str) -> bool:
+    return "/" in entry or _address(entry) is not None
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address this one really leads to: mapped, or through the well-known NAT64 prefix."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+
+
+def _dialled(address: Address) -> Address:
+    """Where the kernel really connects to: an unspecified address means loopback."""
+    real = _embedded(address) or address
+    return _LOOPBACK[real.version] if real.is_unspecified else real
+
+
+def _within(address: Address, network: Network) -> bool:
+    embedded = _embedded(address)
+    return address in network or (embedded is not None and embedded in network)
+
+
+def _is_public(address: Address) -> bool:
+    if (embedded := _embedded(address)) is not None:
+        return _is_public(embedded)
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _DENIED_IPV4)
+    if address not in _ROUTED_IPV6 or any(address in network for network in _DENIED_IPV6):
+        return False
+    return _isatap_is_public(address)
+
+
+def _isatap_is_public(address: ipaddress.IPv6Address) -> bool:
+    """An ISATAP interface id carries an IPv4 address that a tunnel on this network would reach."""
+    if (int(address) >> 32) & 0xFFFFFFFF not in _ISATAP:
+        return True
+    return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+
+
+def _is_private(address: Address) -> bool:
+    real = _embedded(address) or address
+    return any(real in network for network in _PRIVATE) and not any(real in network for network in _METADATA)

@@ -1,0 +1,1 @@
+"""Operating the service: settings, logs, metrics, traces, the admin listener."""

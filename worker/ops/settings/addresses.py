@@ -1,0 +1,212 @@
+"""Addresses an operator writes: the broker's nodes, the admin listener, what jobs may reach, origins."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from worker.ops.settings.kinds import Kind, shortened
+from worker.ops.settings.secret import MASK, Secret
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HOST: Final = re.compile(
+    r"(?=.{1,253}\Z)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
+)
+_HOST_PORT: Final = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]+):([0-9]{1,5})")
+_AMQP_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_WEB_PORTS: Final = {"http": 80, "https": 443}
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpUrl:
+    """One node of the broker. `str()` and `repr()` hide the password; `full` has it and must not be shown."""
+
+    scheme: Literal["amqp", "amqps"]
+    host: str
+    port: int
+    user: str
+    password: Secret = field(repr=False)
+    vhost: str
+
+    @property
+    def full(self) -> str:
+        return self._text(quote(self.password.reveal(), safe=""))
+
+    def __str__(self) -> str:
+        return self._text(MASK)
+
+    def _text(self, password: str) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        # an empty path is the vhost "/" for aiormq
+        vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
+        return f"{self.scheme}://{quote(self.user, safe='')}:{password}@{host}:{self.port}/{vhost}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminAddress:
+    """Where the admin listener is bound. Port 0 lets the system pick one. `host` has no brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        address = _address(self.host)
+        return self.host == "localhost" if address is None else address.is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAllow:
+    """What jobs may reach besides public addresses: networks exactly as they are, and names with private answers."""
+
+    networks: tuple[Network, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join([*map(str, self.networks), *self.hosts]) or "none"
+
+
+def mask_url(text: str) -> str:
+    """`text` without the password of a URL in it, also when the URL is too broken to be read."""
+    scheme, mark, rest = text.rpartition("://") if text.count("://") == 1 else ("", "", text)
+    login, at, place = rest.rpartition("@")
+    if at:
+        return f"{scheme}{mark}{login.partition(':')[0]}:{MASK}@{place}"
+    host, colon, port = rest.partition(":")
+    if not colon or rest.startswith("[") or re.match(r"[0-9]*(/|\Z)", port):
+        return text
+    return f"{scheme}{mark}{host}:{MASK}"  # what stands there may be a password that lost its host
+
+
+def parse_amqp_url(text: str) -> AmqpUrl:
+    """A ValueError shows the URL without its password."""
+    trouble = _amqp_trouble(text)
+    if trouble:
+        raise ValueError(f"{shortened(mask_url(text))} is not a broker URL: {trouble}")
+    parts = urlsplit(text)
+    return AmqpUrl(
+        scheme="amqps" if parts.scheme == "amqps" else "amqp",
+        host=parts.hostname or "",
+        port=parts.port or _AMQP_PORTS[parts.scheme],
+        user=unquote(parts.username or "guest"),
+        password=Secret(unquote("guest" if parts.password is None else parts.password)),
+        vhost=unquote(parts.path[1:]) or "/",
+    )
+
+
+def _amqp_trouble(text: str) -> str | None:
+    form = "write amqp://user:password@host:5672/vhost, special characters in user, password and vhost as %XX"
+    try:
+        parts = urlsplit(text)
+        port_is_zero = parts.port == 0
+    except ValueError:
+        return form
+    if parts.scheme not in _AMQP_PORTS:
+        return "it must start with amqp:// or amqps://"
+    if parts.query or parts.fragment:
+        return f"nothing may follow the vhost, neither ? nor #; {form}"
+    if port_is_zero or not _is_host(parts.hostname or "") or not text.isprintable() or " " in text:
+        return form
+    if parts.path != "//" and "/" in parts.path[1:]:
+        return form
+    if "@" in parts.path or parts.netloc.count("@") > 1 or _BAD_ESCAPE.search(text):
+        return form
+    return None
+
+
+def amqp_urls() -> Kind[tuple[AmqpUrl, ...]]:
+    """One URL or a comma list; a comma inside a password does no harm, for a URL begins after a separating one."""
+
+    def parse(text: str) -> tuple[AmqpUrl, ...]:
+        return tuple(parse_amqp_url(part.strip()) for part in re.split(r",(?=\s*[A-Za-z]+://)", text))
+
+    return Kind(parse, lambda urls: ",".join(map(str, urls)), many=True, secret=True)
+
+
+def admin_address() -> Kind[AdminAddress | None]:
+    def parse(text: str) -> AdminAddress | None:
+        if text.lower() == "off":
+            return None
+        found = _HOST_PORT.fullmatch(text)
+        host = found[1].strip("[]") if found else ""
+        if found is None or int(found[2]) > 65535 or not _is_host(host) or (":" in host) != text.startswith("["):
+            raise ValueError(f"{shortened(text)} is not host:port, e.g. 127.0.0.1:8080, [::1]:8080, 0.0.0.0:0, or off")
+        return AdminAddress(host, int(found[2]))
+
+    return Kind(parse, lambda address: "off" if address is None else str(address))
+
+
+def http_allow() -> Kind[HttpAllow]:
+    def parse(text: str) -> HttpAllow:
+        entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+        networks = [entry for entry in entries if _is_network(entry)]
+        return HttpAllow(
+            networks=tuple(_network(entry) for entry in networks),
+            hosts=tuple(_allowed_host(entry) for entry in entries if entry not in networks),
+        )
+
+    return Kind(parse, str, many=True, empty=True)
+
+
+def parse_origin(text: str) -> str:
+    """`https://host[:port]` in lower case, the usual port left out."""
+    trouble = f"{shortened(mask_url(text))} is not an origin: write https://host or https://host:port, without a path"
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        raise ValueError(trouble) from None
+    if parts.scheme not in _WEB_PORTS or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(trouble)
+    if "@" in parts.netloc or port == 0 or not _is_host(host):
+        raise ValueError(trouble)
+    shown = f"[{host}]" if ":" in host else host.removesuffix(".")
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _WEB_PORTS[parts.scheme]) else f":{port}")
+
+
+def every_address(networks: Iterable[Network]) -> list[Network]:
+    """Those that leave nothing closed: 0.0.0.0/0 and ::/0."""
+    return [network for network in networks if network.prefixlen == 0]
+
+
+def _is_network(entry: str) -> bool:
+    return "/" in entry or _address(entry) is not None
+
+
+def _network(entry: str) -> Network:
+    try:
+        return ipaddress.ip_network(entry)
+    except ValueError:
+        pass
+    try:
+        meant = f", perhaps {ipaddress.ip_network(entry, strict=False)}"
+    except ValueError:
+        meant = ""
+    raise ValueError(f"{shortened(mask_url(entry))} is neither a network such as 10.1.0.0/16 nor a host name{meant}")
+
+
+def _allowed_host(entry: str) -> str:
+    # a last label of digits would be read as an address by some resolvers
+    if not _is_host(entry) or entry.rstrip(".").rpartition(".")[2].isdigit():
+        raise ValueError(f"{shortened(mask_url(entry))} is not a host name: without scheme, port, path and wildcard")
+    return entry.lower().rstrip(".")
+
+
+def _is_host(host: str) -> bool:
+    return _HOST.fullmatch(host) is not None or _address(host) is not None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

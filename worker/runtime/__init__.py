@@ -1,0 +1,1 @@
+"""The way of one job: asyncio; knows core, never AMQP, never HTTP."""

@@ -1,0 +1,319 @@
+"""What a handler gets: its job, and the ways to do network-heavy work within the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json as jsonlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import structlog
+
+from worker.core.job import Job
+from worker.core.outcome import Reject, Snooze
+from worker.runtime.clock import Clock
+from worker.runtime.ends import heaviest
+from worker.runtime.limiter import Busy, Limiter
+from worker.runtime.quick_retry import StepRetry, with_quick_retries
+from worker.runtime.steps import Steps, result_form
+from worker.runtime.trace import child_traceparent
+from worker.runtime.transport import NotSent, Request, Response, Transport
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+UNSET: Final[Any] = object()
+BUSY_DELAY: Final = 5.0
+_current: ContextVar[Context | None] = ContextVar("worker_context", default=None)
+_step: ContextVar[str | None] = ContextVar("worker_step", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every context of a process shares. `step_timeout` is in seconds, `max_requests` counts per job."""
+
+    transport: Transport
+    limiter: Limiter
+    clock: Clock
+    step_timeout: float = 10.0
+    max_requests: int = 1000
+
+
+class Context:
+    """One attempt of one job, as its handler sees it."""
+
+    def __init__(self, job: Job, tools: Tools, state: Any = None) -> None:
+        self.job = job
+        self.state = state
+        self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger("worker.job")
+        self._tools = tools
+        self._steps = Steps(job.steps)
+        self._requests = 0
+        self._network = 0.0
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """The shared `httpx.AsyncClient`: guarded, bounded, without cookies."""
+        return self._tools.transport.client
+
+    @property
+    def steps(self) -> Steps:
+        return self._steps
+
+    @property
+    def requests(self) -> int:
+        """Requests made by this attempt so far."""
+        return self._requests
+
+    @property
+    def network_seconds(self) -> float:
+        """Time this attempt has spent in requests, summed over concurrent ones."""
+        return self._network
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        json: Any = UNSET,
+        form: Mapping[str, Any] | None = None,
+        text: str | None = None,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        redirects: int = 0,
+    ) -> Response:
+        """One request by the lean way. `timeout` (seconds) bounds it as a whole and defaults to the step timeout.
+
+        At most one of `json`, `form`, `text` and `body`. Raises a RequestError when no whole answer came; a status of
+        400 or above is an answer. Every request carries an `Idempotency-Key` unless `headers` has one.
+        """
+        content_type, content = _content(json, form, text, body)
+        sent = dict(headers or {})
+        if content_type and not _has(sent, "content-type"):
+            sent["Content-Type"] = content_type
+        return await self._tools.transport.send(
+            Request(
+                method=method.upper(),
+                url=_with_query(url, query),
+                headers=sent,
+                body=content,
+                timeout=self._tools.step_timeout if timeout is None else timeout,
+                redirects=redirects,
+            )
+        )
+
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]],
+        *args: Any,
+        timeout: float | None = None,
+        retry: StepRetry | int | None = None,
+        key: str | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """The result of `await fn(*args, **kwargs)`, run once per job however often the job is retried.
+
+        `timeout` (seconds) bounds one try; `retry` says how many quick tries transient errors get (3 by default);
+        `key` names a limit the step counts against. The result travels as JSON, on the first run too; with a return
+        annotation it is validated back into that type. A TypeError names the step whose result cannot be JSON.
+        """
+        if (done := self._steps.result(name)) is not None:
+            result: T = result_form(fn).from_json(done.value)
+            return result
+        self._steps.begin(name)
+        try:
+            value = await self._run_step(name, fn, args, kwargs, timeout, _retry(retry), key)
+        finally:
+            self._steps.end(name)
+        plain = result_form(fn).to_json(name, value)
+        self._steps.remember(name, plain)
+        result = result_form(fn).from_json(plain)
+        return result
+
+    async def gather(self, *work: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
+        """All results, in call order, run at the same time.
+
+        When one fails the others are still awaited, so that what they finish is remembered; then the gravest error is
+        raised: Reject before a failure before Snooze.
+        """
+        tasks = [asyncio.ensure_future(one) for one in work]
+        try:
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError:
+            await _cancel(tasks)
+            raise
+        if errors := [end for end in ended if isinstance(end, BaseException)]:
+            raise heaviest(errors)
+        return tuple(ended)
+
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item],
+        *,
+        concurrency: int = 10,
+        timeout: float | None = None,
+        retry: StepRetry | int | None = None,
+    ) -> list[T]:
+        """`fn` of every item, at most `concurrency` at once, results in order; each element is a step of its own.
+
+        When one fails no further element starts; those in flight are awaited, then the gravest error is raised.
+        """
+        if concurrency < 1:
+            raise ValueError(f"map(concurrency={concurrency}): 1 or more is needed")
+        todo = list(enumerate(items))
+        results: dict[int, T] = {}
+        failed = False
+
+        async def lane() -> None:
+            nonlocal failed
+            while todo and not failed:
+                number, item = todo.pop(0)
+                try:
+                    results[number] = await self.step(f"{name}/{number}", fn, item, timeout=timeout, retry=retry)
+                except BaseException:
+                    failed = True
+                    raise
+
+        await self.gather(*(lane() for _ in range(min(concurrency, len(todo)))))
+        return [results[number] for number in sorted(results)]
+
+    async def _run_step(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout: float | None,
+        retry: StepRetry,
+        key: str | None,
+    ) -> T:
+        clock = self._tools.clock
+        seconds = self._tools.step_timeout if timeout is None else timeout
+
+        async def once() -> T:
+            async with self._place(key), clock.timeout(seconds) as bound:
+                token = _step.set(name)
+                try:
+                    result = await fn(*args, **kwargs)
+                finally:
+                    _step.reset(token)
+            if bound.expired():  # the step swallowed the cancellation: too late is not a result
+                raise TimeoutError(f"step {name!r} ended after its {seconds:g} s")
+            return result
+
+        def repeatable(error: BaseException) -> bool:
+            if retry.when == "unsent":
+                return isinstance(error, NotSent)
+            return self._tools.transport.is_transient(error)
+
+        return await with_quick_retries(once, retry, repeatable=repeatable, clock=clock)
+
+    @asynccontextmanager
+    async def _place(self, key: str | None) -> AsyncIterator[None]:
+        """A step's place; a step inside a step runs under its parent's."""
+        if _step.get() is not None:
+            yield
+            return
+        if key is None:
+            async with self._tools.limiter.step():
+                yield
+            return
+        try:
+            async with self._tools.limiter.key(key), self._tools.limiter.step():
+                yield
+        except Busy:
+            raise Snooze(BUSY_DELAY, reason="busy_key") from None
+
+    @asynccontextmanager
+    async def _outgoing(self, request: Request) -> AsyncIterator[Request]:
+        if self._requests >= self._tools.max_requests:
+            raise Reject(f"more than {self._tools.max_requests} requests in one attempt (WORKER_MAX_REQUESTS)")
+        self._requests += 1
+        async with self._place(None):
+            since = self._tools.clock.monotonic()
+            try:
+                yield replace(request, headers=self._marked(request.headers))
+            finally:
+                self._network += self._tools.clock.monotonic() - since
+
+    def _marked(self, headers: Mapping[str, str]) -> dict[str, str]:
+        marked = dict(headers)
+        if not _has(marked, "idempotency-key"):
+            marked["Idempotency-Key"] = f"{self.job.id}/{_step.get() or 'request'}"
+        if not _has(marked, "traceparent"):
+            marked["traceparent"] = child_traceparent(self.job)
+            if isinstance(state := self.job.headers.get("tracestate"), str):
+                marked["tracestate"] = state
+        return marked
+
+
+@asynccontextmanager
+async def outgoing(request: Request) -> AsyncIterator[Request]:
+    """The gate every request of a job passes: its place among the steps, its count, its marks.
+
+    Outside a job it changes nothing.
+    """
+    context = _current.get()
+    if context is None:
+        yield request
+        return
+    async with context._outgoing(request) as marked:
+        yield marked
+
+
+def enter(context: Context) -> None:
+    """Make `context` the one whose requests the current task makes."""
+    _current.set(context)
+
+
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    waiting = [task for task in tasks if not task.done()]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _retry(retry: StepRetry | int | None) -> StepRetry:
+    if isinstance(retry, int):
+        return StepRetry(attempts=retry)
+    return retry or StepRetry()
+
+
+def _has(headers: Mapping[str, str], name: str) -> bool:
+    return any(key.lower() == name for key in headers)
+
+
+def _content(
+    json: Any, form: Mapping[str, Any] | None, text: str | None, body: bytes | None
+) -> tuple[str | None, bytes | None]:
+    given = [json is not UNSET, form is not None, text is not None, body is not None]
+    if sum(given) > 1:
+        raise ValueError("give at most one of json, form, text and body")
+    if json is not UNSET:
+        return "application/json", jsonlib.dumps(json, separators=(",", ":"), allow_nan=False).encode()
+    if form is not None:
+        return "application/x-www-form-urlencoded", urlencode(form, doseq=True).encode()
+    if text is not None:
+        return "text/plain; charset=utf-8", text.encode()
+    return None, body
+
+
+def _with_query(url: str, query: Mapping[str, Any] | None) -> str:
+    if not query:
+        return url
+    parts = urlsplit(url)
+    joined = "&".join(part for part in (parts.query, urlencode(query, doseq=True)) if part)
+    return urlunsplit(parts._replace(query=joined))

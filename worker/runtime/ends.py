@@ -1,0 +1,48 @@
+"""Which of several ends counts, and how an exception is named."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+
+from worker.core.outcome import Failed, Outcome, Reject, Rejected, Retry, Snooze, Snoozed
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """The end that `error` names. Only what a handler says on purpose is repeated as text; other errors by type."""
+    match error:
+        case Reject():
+            return Rejected(error.code, error.detail)
+        case Snooze():
+            return Snoozed(error.delay, error.reason)
+        case Retry():
+            return Failed(str(error) or "Retry", error.after, error.spent)
+        case _:
+            return Failed(error_name(error))
+
+
+def error_name(error: BaseException) -> str:
+    """The type of an error, with its module when it is not built in."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def heaviest(errors: Iterable[BaseException]) -> BaseException:
+    """The gravest of several errors: Reject before any failure before Snooze, the first among equals."""
+    return min(errors, key=_rank)
+
+
+def where(error: BaseException) -> str:
+    """The places an error passed through, innermost last: without values, so that nothing private is repeated."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:])
+
+
+def _rank(error: BaseException) -> int:
+    match error:
+        case Reject():
+            return 0
+        case Snooze():
+            return 2
+        case _:
+            return 1
