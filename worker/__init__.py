@@ -7,6 +7,7 @@ from worker.runtime.registry import Registry
 from worker.runtime.transport import (
     Gate,
     Headers,
+    Limits,
     MaybeSent,
     NotSent,
     Request,
@@ -20,6 +21,7 @@ __all__ = [
     "Context",
     "Gate",
     "Headers",
+    "Limits",
     "MaybeSent",
     "NotSent",
     "Registry",

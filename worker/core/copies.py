@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from worker.core.job import Finished, Job, Malformed, decode_steps, encode_steps
 from worker.core.message import HEADER_PREFIX, Message, Outgoing, Properties, Undecodable
@@ -43,16 +43,14 @@ class TooManyHeaders(Exception):
         self.names = names
 
 
-def wait_copy(
-    job: Job, park: Park, steps: Mapping[str, Finished], history: tuple[str, ...], *, copy_id: str, due: float, rules: CopyRules
-) -> Outgoing:
+def wait_copy(job: Job, park: Park, *, copy_id: str, due: float, rules: CopyRules) -> Outgoing:
     """The copy that waits until `due` (epoch seconds). Raises TooManyHeaders."""
     headers = _progress(job, park.attempt) | {
         "x-worker-snoozes": park.snoozes,
         "x-worker-interruptions": park.interruptions,
         "x-worker-not-before": round(due * 1000),
     }
-    message = _fit(_copy(job, copy_id, headers), steps, history, "", rules)
+    message = _fit(_copy(job, copy_id, headers), job.steps, job.history, "", rules)
     return Outgoing(rules.topology.queue_for(park.delay), message)
 
 
@@ -68,16 +66,10 @@ def suspect_copy(job: Job, *, copy_id: str, rules: CopyRules) -> Outgoing:
     return Outgoing(rules.topology.suspect_name, message)
 
 
-def dead_copy(
-    job: Job, letter: DeadLetter, steps: Mapping[str, Finished], history: tuple[str, ...], *, copy_id: str, rules: CopyRules
-) -> Outgoing:
+def dead_copy(job: Job, letter: DeadLetter, *, copy_id: str, rules: CopyRules) -> Outgoing:
     """The dead letter of a job. Headers of the publisher that leave no room are left out and named in the detail."""
     headers = _progress(job, letter.attempts) | _ending(letter.reason) | {"x-worker-snoozes": job.snoozes}
-    copy = _copy(job, copy_id, headers)
-    try:
-        message = _fit(copy, steps, history, letter.detail, rules)
-    except TooManyHeaders as error:
-        message = _fit(_without(copy, error.names), steps, history, _left_out(letter.detail, error.names), rules)
+    message = _fit_or_leave_out(_copy(job, copy_id, headers), job.steps, job.history, letter.detail, rules)
     return Outgoing(rules.topology.dead_name, message)
 
 
@@ -95,11 +87,9 @@ def malformed_copy(message: Message, malformed: Malformed, *, copy_id: str, rule
         case Properties() as properties:
             own = own_headers(properties.headers)
             copy = Message(message.body, _kept(properties, copy_id, own | headers))
-    try:
-        fitted = _fit(copy, {}, (), malformed.detail, rules)
-    except TooManyHeaders as error:
-        fitted = _fit(_without(copy, error.names), {}, (), _left_out(malformed.detail, error.names), rules)
-    return Outgoing(rules.topology.dead_name, fitted)
+        case _:
+            assert_never(message.properties)
+    return Outgoing(rules.topology.dead_name, _fit_or_leave_out(copy, {}, (), malformed.detail, rules))
 
 
 def history_entry(job: Job, result: str, *, started: float, seconds: float) -> str:
@@ -117,10 +107,10 @@ def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def forgets(copy: Outgoing, steps: Mapping[str, Finished]) -> bool:
-    """Whether `copy` had no room for one of the finished steps, which would then run again."""
+def forgets(copy: Outgoing, job: Job) -> bool:
+    """Whether `copy` had no room for one of the finished steps of `job`, which would then run again."""
     assert isinstance(copy.message.properties, Properties)
-    return steps.keys() != decode_steps(copy.message.properties.headers.get("x-worker-steps")).keys()
+    return job.steps.keys() != decode_steps(copy.message.properties.headers.get("x-worker-steps")).keys()
 
 
 def _progress(job: Job, attempt: int) -> dict[str, Any]:
@@ -166,6 +156,16 @@ def _fit(
     if kept := _fitting_history(history, room):
         added["x-worker-history"] = kept
     return replace(copy, properties=replace(copy.properties, headers={**copy.properties.headers, **added}))
+
+
+def _fit_or_leave_out(
+    copy: Message, steps: Mapping[str, Finished], history: tuple[str, ...], detail: str, rules: CopyRules
+) -> Message:
+    """For dead letters: a header of the publisher that is too large must not keep the letter from being written."""
+    try:
+        return _fit(copy, steps, history, detail, rules)
+    except TooManyHeaders as error:
+        return _fit(_without(copy, error.names), steps, history, _left_out(detail, error.names), rules)
 
 
 def _fitting_steps(steps: Mapping[str, Finished], room: int) -> str:

@@ -137,9 +137,7 @@ def safe_id(text: str) -> str:
 
 def encode_steps(steps: Mapping[str, Finished]) -> str:
     """Finished steps as the header carries them: name to a list of the one value, or an empty list."""
-    return json.dumps(
-        {name: [step.value] if step.kept else [] for name, step in steps.items()}, separators=(",", ":")
-    )
+    return json.dumps({name: [step.value] if step.kept else [] for name, step in steps.items()}, separators=(",", ":"))
 
 
 def decode_steps(text: str | None) -> dict[str, Finished]:

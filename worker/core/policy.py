@@ -147,7 +147,8 @@ def _park(
 ) -> Disposition:
     due = now + delay
     if due > job.first_seen + policy.max_age:
-        return DeadLetter("expired", f"the next run would be later than {policy.max_age:g} s after the first", job.attempt)
+        detail = f"the next run would be later than {policy.max_age:g} s after the first delivery"
+        return DeadLetter("expired", detail, job.attempt)
     if job.wait_deadline is not None and due > job.wait_deadline:
         return DeadLetter("expired", "the next run would be after the deadline", job.attempt)
     kept = job.interruptions if interruptions is None else interruptions

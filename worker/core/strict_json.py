@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64
@@ -53,26 +54,21 @@ def _decode(text: str) -> Any:
     ).decode(text)
 
 
+# A string without an end matches as well: were it tried anew from each of its quotes, the scan would be quadratic.
+_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+
+
 def _check_depth(text: str) -> None:
     # A bound from above by counting brackets is enough to skip the scan for nearly every body.
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
+    depth = 0
+    for token in _STRUCTURE.finditer(text):
+        if token[0] in ("[", "{"):
             depth += 1
             if depth > MAX_DEPTH:
                 raise ValueError(f"more than {MAX_DEPTH} levels")
-        elif char in "]}":
+        elif token[0] in ("]", "}"):
             depth -= 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import functools
 import json as jsonlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -133,13 +133,14 @@ class Context:
             return result
         self._steps.begin(name)
         try:
-            value = await self._run_step(name, fn, args, kwargs, timeout, _retry(retry), key)
+            call = functools.partial(fn, *args, **kwargs)
+            value = await self._run_step(name, call, timeout=timeout, retry=_retry(retry), key=key)
         finally:
             self._steps.end(name)
         plain = result_form(fn).to_json(name, value)
         self._steps.remember(name, plain)
-        result = result_form(fn).from_json(plain)
-        return result
+        again: T = result_form(fn).from_json(plain)
+        return again
 
     async def gather(self, *work: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
         """All results, in call order, run at the same time.
@@ -193,9 +194,8 @@ class Context:
     async def _run_step(
         self,
         name: str,
-        fn: Callable[..., Awaitable[T]],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        call: Callable[[], Awaitable[T]],
+        *,
         timeout: float | None,
         retry: StepRetry,
         key: str | None,
@@ -207,7 +207,7 @@ class Context:
             async with self._place(key), clock.timeout(seconds) as bound:
                 token = _step.set(name)
                 try:
-                    result = await fn(*args, **kwargs)
+                    result = await call()
                 finally:
                     _step.reset(token)
             if bound.expired():  # the step swallowed the cancellation: too late is not a result
@@ -238,7 +238,8 @@ class Context:
             raise Snooze(BUSY_DELAY, reason="busy_key") from None
 
     @asynccontextmanager
-    async def _outgoing(self, request: Request) -> AsyncIterator[Request]:
+    async def outgoing(self, request: Request) -> AsyncIterator[Request]:
+        """What every request of this job passes: its place among the steps, its count, its marks."""
         if self._requests >= self._tools.max_requests:
             raise Reject(f"more than {self._tools.max_requests} requests in one attempt (WORKER_MAX_REQUESTS)")
         self._requests += 1
@@ -261,16 +262,13 @@ class Context:
 
 
 @asynccontextmanager
-async def outgoing(request: Request) -> AsyncIterator[Request]:
-    """The gate every request of a job passes: its place among the steps, its count, its marks.
-
-    Outside a job it changes nothing.
-    """
+async def job_gate(request: Request) -> AsyncIterator[Request]:
+    """The gate of the context whose task makes the request. Outside a job it changes nothing."""
     context = _current.get()
     if context is None:
         yield request
         return
-    async with context._outgoing(request) as marked:
+    async with context.outgoing(request) as marked:
         yield marked
 
 

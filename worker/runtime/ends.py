@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 
-from worker.core.outcome import Failed, Outcome, Reject, Rejected, Retry, Snooze, Snoozed
+from worker.core.outcome import Failed, JobSignal, Outcome, Reject, Rejected, Retry, Snooze, Snoozed
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -32,7 +32,12 @@ def heaviest(errors: Iterable[BaseException]) -> BaseException:
     return min(errors, key=_rank)
 
 
-def where(error: BaseException) -> str:
+def trouble_of(error: BaseException) -> dict[str, str]:
+    """For the log: what went wrong and where, when it was not said on purpose."""
+    return {} if isinstance(error, JobSignal) else {"error": error_name(error), "at": _where(error)}
+
+
+def _where(error: BaseException) -> str:
     """The places an error passed through, innermost last: without values, so that nothing private is repeated."""
     frames = traceback.extract_tb(error.__traceback__)
     return " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:])

@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from worker.core.message import Delivery, Epoch, Message, Outgoing, Undecodable
+from worker.core.job import Job
+from worker.core.message import Delivery, Epoch, Message, Properties, Undecodable
 from worker.runtime.clock import Clock
+from worker.runtime.executor import Run
+from worker.runtime.settlement import ACK, Settlement
 
 JOIN_WINDOW: Final = 30.0
 """Seconds after consuming began again in which redeliveries are waited for: they come first, near the queue's head."""
@@ -24,15 +28,10 @@ JOIN_AFTER_END: Final = 5.0
 """Seconds a job that ends after that window still waits for its redelivery."""
 
 Identity = tuple[str, bytes]
-Finish = Literal["ack", "requeue", "refuse"]
+"""What makes two deliveries one message: its id and a hash of its body. Never the job id, which a replay has too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What settles a delivery: messages that must be confirmed first, then one word to the broker."""
-
-    copies: tuple[Outgoing, ...]
-    finish: Finish
+_EMPTY: Final = Message(b"", Properties())
 
 
 class Phase(StrEnum):
@@ -47,7 +46,20 @@ class Phase(StrEnum):
 class Record:
     """One message on its way through this process, and the delivery that must be settled for it."""
 
-    __slots__ = ("confirmed", "delivery", "dropped", "identity", "info", "live", "phase", "settled_at", "settlement", "since", "task")
+    __slots__ = (
+        "confirmed",
+        "delivery",
+        "dropped",
+        "identity",
+        "job",
+        "live",
+        "phase",
+        "run",
+        "settled_at",
+        "settlement",
+        "since",
+        "task",
+    )
 
     def __init__(self, delivery: Delivery, identity: Identity | None, since: float) -> None:
         self.delivery = delivery
@@ -62,8 +74,17 @@ class Record:
         self.dropped = False
         self.since = since
         self.settled_at = 0.0
-        self.task: asyncio.Task[Any] | None = None
-        self.info: dict[str, Any] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.run: Run | None = None
+        """The attempt, while it runs."""
+        self.job: Job | None = None
+        """What the message says, once it is read."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Which job it is, for people."""
+        job = self.job
+        return {} if job is None else {"id": job.id, "type": job.type, "attempt": job.attempt}
 
     @property
     def void(self) -> bool:
@@ -83,7 +104,7 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Record]:
         return iter(list(self._records.values()))
 
     def attach(self, delivery: Delivery) -> tuple[Record, bool]:
@@ -122,6 +143,10 @@ class InFlight:
         record.settled_at = self._clock.monotonic()
         if record.identity is None or record.settlement.finish != "ack":
             self.forget(record)
+            return
+        # Kept is what a redelivery needs: neither the body nor the copies, which are confirmed.
+        record.delivery = replace(record.delivery, message=_EMPTY)
+        record.settlement, record.confirmed = ACK, 0
 
     def forget_processed(self, before: float) -> None:
         """Forget what was settled before a moment up to which the broker has processed everything."""

@@ -24,7 +24,7 @@ class Busy(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Places:
     """How much may run at once in this process. `keys` bounds single keys, `default_key` all other keys."""
 
     concurrency: int = 100
@@ -47,12 +47,12 @@ class _Gate:
 class Limiter:
     """Gates in a fixed order: keys first, the common slots last, so that a busy key holds nothing others need."""
 
-    def __init__(self, limits: Limits, clock: Clock, telemetry: Telemetry) -> None:
-        self._limits = limits
+    def __init__(self, places: Places, clock: Clock, telemetry: Telemetry) -> None:
+        self._limits = places
         self._clock = clock
         self._telemetry = telemetry
-        self._slots = asyncio.Semaphore(limits.concurrency)
-        self._steps = asyncio.Semaphore(limits.steps)
+        self._slots = asyncio.Semaphore(places.concurrency)
+        self._steps = asyncio.Semaphore(places.steps)
         self._gates: dict[str, _Gate] = {}
         self._waiting = 0
 

@@ -142,19 +142,19 @@ def _registration(type: str, handler: Handler, key: Key | None, options: Options
         raise ValueError("a handler needs the name of its job type")
     parameters = list(inspect.signature(handler).parameters.values())
     if not 1 <= len(parameters) <= 2:
-        raise TypeError(f"handler of {type!r} must take (payload) or (payload, context), not {len(parameters)} parameters")
+        raise TypeError(
+            f"handler of {type!r} must take (payload) or (payload, context), not {len(parameters)} parameters"
+        )
     annotation = get_type_hints(handler, include_extras=True).get(parameters[0].name, Any)
     return Registration(type, handler, TypeAdapter(annotation), annotation, len(parameters) == 2, key, options)
 
 
 @functools.lru_cache(maxsize=64)
 def _unknown(type: str) -> Registration:
-    async def stand_in(payload: Any) -> None:
+    async def stand_in(_payload: Any) -> None:
         raise UnknownType(f"no handler for type {type[:60]!r}")
 
-    return Registration(
-        type, stand_in, TypeAdapter(Any), Any, False, options=Options(attempts=UNKNOWN_TYPE_ATTEMPTS)
-    )
+    return Registration(type, stand_in, TypeAdapter(Any), Any, False, options=Options(attempts=UNKNOWN_TYPE_ATTEMPTS))
 
 
 def _both(first: Lifespan, second: Lifespan) -> Lifespan:

@@ -23,11 +23,14 @@ class TypeOverride:
 
 @dataclass(frozen=True, slots=True)
 class TypeRules:
-    """What one job type runs under, registration and configuration combined. Times in seconds."""
+    """What one job type runs under, registration and configuration combined.
+
+    `timeout` in seconds; `own_limits` by key: how many jobs of the type run at once.
+    """
 
     timeout: float
     policy: RetryPolicy
-    concurrency: int | None = None
+    own_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Rules:
     def for_type(self, registration: Registration) -> TypeRules:
         own, operator = registration.options, self.types.get(registration.type, TypeOverride())
         low, high = operator.backoff or own.backoff or (self.policy.backoff_low, self.policy.backoff_high)
+        concurrency = operator.concurrency or own.concurrency
         return TypeRules(
             timeout=operator.timeout or own.timeout or self.timeout,
             policy=replace(
@@ -52,5 +56,5 @@ class Rules:
                 backoff_low=low,
                 backoff_high=high,
             ),
-            concurrency=operator.concurrency or own.concurrency,
+            own_limits={} if concurrency is None else {f"type:{registration.type}": concurrency},
         )

@@ -7,10 +7,11 @@ from typing import Final, assert_never
 
 import structlog
 
+from worker.core.broker import Broker, EpochLost, PublishFailed
 from worker.core.message import Delivery, Epoch
-from worker.runtime.broker import Broker, EpochLost, PublishFailed
 from worker.runtime.clock import Clock
-from worker.runtime.inflight import Finish, InFlight, Phase, Record, Settlement
+from worker.runtime.inflight import InFlight, Phase, Record
+from worker.runtime.settlement import GIVE_BACK, Finish, Settlement
 from worker.runtime.telemetry import Telemetry
 
 log = structlog.get_logger("worker.settle")
@@ -37,8 +38,8 @@ class Settler:
         self._telemetry = telemetry
         self._chance = chance
         self._giving_up = False
-        self.blocked = 0
-        """Deliveries whose copies the broker does not take at present."""
+        self.held = 0
+        """Deliveries that wait for the broker to take their copies, after a first refusal."""
 
     async def settle(self, record: Record, settlement: Settlement) -> None:
         """Return when the delivery is settled, or when it is void and its redelivery went elsewhere."""
@@ -83,7 +84,7 @@ class Settler:
     async def _confirm_copies(self, record: Record) -> bool:
         """Publish what is not confirmed yet, again and again; False when the delivery became void."""
         assert record.settlement is not None
-        pause = FIRST_PAUSE
+        pause = 0.0
         while record.confirmed < len(record.settlement.copies):
             if record.void:
                 return False
@@ -93,19 +94,19 @@ class Settler:
                 record.confirmed += 1
             except PublishFailed as error:
                 if self._giving_up:
-                    record.settlement, record.confirmed = Settlement((), "requeue"), 0
+                    record.settlement, record.confirmed = GIVE_BACK, 0
                     return True
+                pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
                 await self._hold(copy.queue, str(error), pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
         return not record.void
 
     async def _hold(self, queue: str, error: str, pause: float) -> None:
         log.error("settle.publish_failed", queue=queue, error=error, again_in=round(pause, 1))
-        self.blocked += 1
+        self.held += 1
         try:
             await self._clock.sleep(pause * (0.5 + self._chance()))
         finally:
-            self.blocked -= 1
+            self.held -= 1
 
     async def _finish(self, delivery: Delivery, finish: Finish) -> None:
         match finish:

@@ -55,7 +55,9 @@ class ResultForm:
             plain = value if self._adapter is None else self._adapter.dump_python(value, mode="json")
             return json.loads(json.dumps(plain, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise TypeError(f"step {name!r} returned {type(value).__name__}, which cannot travel as JSON: {error}") from None
+            raise TypeError(
+                f"step {name!r} returned {type(value).__name__}, which cannot travel as JSON: {error}"
+            ) from None
 
     def from_json(self, value: Any) -> Any:
         return value if self._adapter is None else self._adapter.validate_python(value)

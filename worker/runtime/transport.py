@@ -1,4 +1,4 @@
-"""What a context needs to make requests: declared here by its user, fulfilled by `worker.http`, handed over by `worker.cli`."""
+"""What a context needs to make requests: declared here by its user, fulfilled by `worker.http`."""
 
 from __future__ import annotations
 

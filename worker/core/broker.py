@@ -1,7 +1,8 @@
-"""What the runtime needs of a broker: declared here by its user, fulfilled by `worker.amqp` and `worker.testing`."""
+"""What the way of a job needs of a broker, fulfilled by `worker.amqp` and by `worker.testing`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from worker.core.message import Delivery, Epoch, Outgoing
@@ -16,7 +17,7 @@ class EpochLost(Exception):
 
 
 class Receiver(Protocol):
-    """Who is told what arrives. Called on the event loop; returns at once and never raises."""
+    """Who is told what one queue delivers. Called on the event loop; returns at once and never raises."""
 
     def on_delivery(self, delivery: Delivery) -> None:
         """A message was handed over."""
@@ -29,10 +30,10 @@ class Receiver(Protocol):
 
 
 class Broker(Protocol):
-    """One work queue's door."""
+    """The door to one work queue and the queues around it."""
 
     async def publish(self, outgoing: Outgoing) -> None:
-        """Return once the broker has confirmed the message; PublishFailed otherwise, within a deadline."""
+        """Return once the broker has confirmed the message; PublishFailed otherwise."""
 
     async def ack(self, delivery: Delivery) -> None:
         """The delivery is done. EpochLost when it is void."""
@@ -44,4 +45,13 @@ class Broker(Protocol):
         """Let the broker dead-letter the delivery. EpochLost when it is void."""
 
     async def flush(self, epoch: Epoch) -> None:
-        """Return once the broker has processed every settlement sent under `epoch` so far. EpochLost when it cannot."""
+        """Return once the broker has received every settlement sent under `epoch` so far. EpochLost when it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue to consume from, how many of its messages to hold at once, and who is told of them."""
+
+    queue: str
+    prefetch: int
+    receiver: Receiver
