@@ -17,7 +17,7 @@ from worker.http.client import HttpTransport
 from worker.http.handler import http_registry, run_http
 from worker.http.payload import HttpJob
 from worker.http.status import asked_wait
-from worker.runtime.context import outgoing
+from worker.runtime.context import job_gate
 from worker.testing import JobResult, run_job
 
 
@@ -42,7 +42,7 @@ class Desk:
 
 @pytest.fixture
 def desk(make_engine: MakeEngine) -> Desk:
-    return Desk(HttpTransport(make_engine(), gate=outgoing))
+    return Desk(HttpTransport(make_engine(), gate=job_gate))
 
 
 def answers(*statuses: int, body: bytes = b"", **headers: str) -> Any:

@@ -19,6 +19,8 @@ STEPS_LIMIT: Final = 64 * 1024
 RAW_LIMIT: Final = 8 * 1024
 HISTORY_LIMIT: Final = 100
 NAMES_IN_DETAIL: Final = 10
+USER_ID_ROOM: Final = 256
+"""The connection that publishes adds its user: a short string."""
 
 BROKER_HEADERS: Final = frozenset({"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"})
 BROKER_PREFIXES: Final = ("x-death", "x-first-death-", "x-last-death-", "x-opt-")
@@ -95,7 +97,7 @@ def malformed_copy(message: Message, malformed: Malformed, *, copy_id: str, rule
 def history_entry(job: Job, result: str, *, started: float, seconds: float) -> str:
     """One attempt that ran, in a line: number, start (UTC), duration, how it ended."""
     when = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{job.attempt} {when} {seconds:.3f}s {result}"[:120]
+    return _unicode(f"{job.attempt} {when} {seconds:.3f}s {result}"[:120])
 
 
 def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,13 +144,13 @@ def _fit(
 ) -> Message:
     """Add what travels along as far as the budget goes: steps first, then the detail, the history last."""
     assert isinstance(copy.properties, Properties)
-    room = rules.header_budget - header_frame_size(copy.properties)
+    room = rules.header_budget - header_frame_size(copy.properties) - USER_ID_ROOM
     if room < 0:
         raise TooManyHeaders(_largest_own(copy.properties.headers))
     added: dict[str, Any] = {}
     for name, value in (
         ("x-worker-steps", _fitting_steps(steps, min(STEPS_LIMIT, room))),
-        ("x-worker-detail", detail[:DETAIL_LIMIT]),
+        ("x-worker-detail", _unicode(detail[:DETAIL_LIMIT])),
     ):
         if value and (size := entry_size(name, value)) <= room:
             added[name] = value
@@ -170,14 +172,17 @@ def _fit_or_leave_out(
 
 def _fitting_steps(steps: Mapping[str, Finished], room: int) -> str:
     """The steps as text, the largest results forgotten first until it fits."""
+    # Added up instead of encoded anew for each that goes: a fan-out leaves thousands. Each is `"name":[value]` and a
+    # comma, which encode_steps writes between braces when it stands alone.
+    sizes = {name: len(encode_steps({name: step})) - 1 for name, step in steps.items()}
+    excess = entry_size("x-worker-steps", "") + 1 + sum(sizes.values()) - room
     kept = dict(steps)
-    text = encode_steps(kept) if kept else ""
-    for name in sorted(kept, key=lambda name: len(encode_steps({name: kept[name]})), reverse=True):
-        if entry_size("x-worker-steps", text) <= room:
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if excess <= 0:
             break
         del kept[name]
-        text = encode_steps(kept) if kept else ""
-    return text
+        excess -= sizes[name]
+    return encode_steps(kept) if kept else ""
 
 
 def _fitting_history(history: tuple[str, ...], room: int) -> list[str]:
@@ -197,6 +202,11 @@ def _without(copy: Message, names: Iterable[str]) -> Message:
     left = set(names)
     headers = {name: value for name, value in copy.properties.headers.items() if name not in left}
     return replace(copy, properties=replace(copy.properties, headers=headers))
+
+
+def _unicode(text: str) -> str:
+    # What a handler says may hold lone surrogates, which no header can carry.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _left_out(detail: str, names: list[str]) -> str:

@@ -15,6 +15,8 @@ from worker.core.outcome import Reason
 MAX_ID: Final = 200
 MAX_NOT_BEFORE: Final = 30 * 86400.0
 MAX_COUNT: Final = 1_000_000
+MAX_MILLISECONDS: Final = 10**14
+"""Moments end in the year 5138: what is beyond could not be written into a header again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ def _decode_job(
     if message.size > rules.max_body:
         raise _Bad("too_large", f"a body of {message.size} bytes, the limit is {rules.max_body}")
     not_before = _moment(properties, "x-worker-not-before")
-    if not_before is not None and not_before > now + MAX_NOT_BEFORE:
+    # A copy waits as long as its handler asked for; that is bounded by the job's age.
+    is_copy = "x-worker-first-seen" in claims
+    if not_before is not None and not_before > now + MAX_NOT_BEFORE and not is_copy:
         raise _Bad("malformed", "header x-worker-not-before is more than 30 days ahead")
     deadline = _moment(properties, "x-worker-deadline")
     first_seen = _first_seen(claims, now, not_before)
@@ -181,21 +185,24 @@ def _moment(properties: Properties, name: str) -> float | None:
     value = properties.headers.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e14:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_MILLISECONDS:
         raise _Bad("malformed", f"header {name} must be a number of milliseconds since 1970")
-    return value / 1000
+    return int(value) / 1000
 
 
 def _first_seen(claims: Mapping[str, Any], now: float, not_before: float | None) -> float:
     claimed = claims.get("x-worker-first-seen")
-    if isinstance(claimed, int) and not isinstance(claimed, bool) and 0 < claimed < 10**14:
+    if isinstance(claimed, int) and not isinstance(claimed, bool) and 0 < claimed < MAX_MILLISECONDS:
         return claimed / 1000
     return max(now, not_before or now)
 
 
 def _expiry(properties: Properties, first_seen: float) -> float | None:
-    expiration = properties.expiration
-    return first_seen + int(expiration) / 1000 if expiration and expiration.isdecimal() else None
+    # The broker takes 32 bits of milliseconds and nothing but digits.
+    expiration = properties.expiration or ""
+    if not (expiration.isascii() and expiration.isdecimal() and len(expiration) <= 10):
+        return None
+    return first_seen + int(expiration) / 1000
 
 
 def _earliest(*moments: float | None) -> float | None:

@@ -23,7 +23,8 @@ class RetryPolicy:
 
     def wait(self, attempt: int, chance: float) -> float:
         """The wait after a failed `attempt` (from 1): exponential with full jitter; `chance` is from [0, 1)."""
-        ceiling = min(self.backoff_high, self.backoff_low * 2.0 ** min(attempt, 40))
+        # From a second where the lowest is 0, for nothing doubled stays nothing.
+        ceiling = min(self.backoff_high, (self.backoff_low or 1.0) * 2.0 ** min(attempt, 40))
         return self.backoff_low + chance * (ceiling - self.backoff_low)
 
 
@@ -89,19 +90,30 @@ def on_arrival(job: Job, *, now: float, delivery_count: int, suspect_lane: bool)
     if job.deadline is not None and now >= job.deadline:
         return DeadLetter("expired", "the deadline passed before the run", job.attempt - 1)
     if job.not_before is not None and job.not_before - now >= 1:
+        if job.wait_deadline is not None and job.not_before > job.wait_deadline:
+            return DeadLetter("expired", "the run would be after the deadline", job.attempt - 1)
         return Park(job.not_before - now, job.attempt, job.snoozes, job.interruptions, "not_before")
     return None
 
 
-def decide(outcome: Outcome, job: Job, policy: RetryPolicy, *, now: float, chance: float) -> Disposition:
-    """What becomes of `job` after `outcome`. `now` is in epoch seconds, `chance` from [0, 1)."""
+def decide(
+    outcome: Outcome, job: Job, policy: RetryPolicy, *, now: float, chance: float, ran: bool = True
+) -> Disposition:
+    """What becomes of `job` after `outcome`. `now` is in epoch seconds, `chance` from [0, 1).
+
+    `ran` is False when the job was turned away before its handler; then this attempt is none of those made, unless it
+    failed: a failure costs one either way.
+    """
+    made = job.attempt if ran else job.attempt - 1
     match outcome:
         case Succeeded():
             return Ack()
         case Rejected(reason, detail):
-            return DeadLetter(reason, detail, job.attempt)
+            return DeadLetter(reason, detail, made)
         case Snoozed(delay, reason):
-            return _park(job, policy, now, delay, attempt=job.attempt, snoozes=job.snoozes + 1, reason=reason)
+            return _park(
+                job, policy, now, delay, attempt=job.attempt, snoozes=job.snoozes + 1, reason=reason, made=made
+            )
         case Failed():
             return _after_failure(outcome, job, policy, now, chance)
         case Interrupted():
@@ -144,12 +156,14 @@ def _park(
     snoozes: int,
     reason: str,
     interruptions: int | None = None,
+    made: int | None = None,
 ) -> Disposition:
+    made = job.attempt if made is None else made
     due = now + delay
     if due > job.first_seen + policy.max_age:
         detail = f"the next run would be later than {policy.max_age:g} s after the first delivery"
-        return DeadLetter("expired", detail, job.attempt)
+        return DeadLetter("expired", detail, made)
     if job.wait_deadline is not None and due > job.wait_deadline:
-        return DeadLetter("expired", "the next run would be after the deadline", job.attempt)
+        return DeadLetter("expired", "the next run would be after the deadline", made)
     kept = job.interruptions if interruptions is None else interruptions
     return Park(delay, attempt, snoozes, kept, reason)

@@ -55,7 +55,9 @@ def _decode(text: str) -> Any:
 
 
 # A string without an end matches as well: were it tried anew from each of its quotes, the scan would be quadratic.
-_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# Possessive, because each character the scan could come back to would cost it some hundred bytes.
+_STRUCTURE: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def _check_depth(text: str) -> None:
@@ -92,7 +94,7 @@ def _constant(text: str) -> NoReturn:
 def _check_surrogates(value: Any) -> None:
     match value:
         case str():
-            if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            if not value.isascii() and _SURROGATE.search(value):
                 raise ValueError("a lone surrogate")
         case dict():
             for name, item in value.items():

@@ -111,6 +111,10 @@ class HttpTransport:
             case _:
                 return isinstance(error, _TRANSIENT)
 
+    async def self_test(self) -> None:
+        """Prove that the address guard is live; a RuntimeError when it is not."""
+        await self._engine.self_test()
+
     async def aclose(self) -> None:
         """End both faces and all connections."""
         if self._client is not None:

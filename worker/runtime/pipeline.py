@@ -65,6 +65,7 @@ class Pipeline:
         self._settlements = Settlements(rules.copies, clock.now, fresh_id)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._giving_back = asyncio.Event()
         self._epoch: Epoch | None = None
         self.inflight = InFlight(clock)
         self.settler = Settler(broker, self.inflight, clock, telemetry, chance)
@@ -102,8 +103,14 @@ class Pipeline:
                 self.inflight.forget_processed(before)
 
     def stop_starting(self) -> None:
-        """Give back at once what has not been started, and whatever is still delivered."""
+        """Start nothing more. What has not been started is kept for `give_back`: given back while the queue is still
+        consumed, it would be delivered here again, and counted by the broker each time."""
         self._stopping = True
+
+    def give_back(self) -> None:
+        """Hand back at once what has not been started, and whatever is still delivered."""
+        self.stop_starting()
+        self._giving_back.set()
         for record in self.inflight:
             if record.phase is Phase.WAITING and record.task is not None:
                 record.task.cancel()
@@ -117,6 +124,11 @@ class Pipeline:
     @property
     def running(self) -> int:
         return sum(record.run is not None for record in self.inflight)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether any delivery is under way."""
+        return bool(self._tasks)
 
     @property
     def held(self) -> int:
@@ -162,7 +174,7 @@ class Pipeline:
         except asyncio.CancelledError:
             if record.phase is not Phase.WAITING or record.dropped:
                 raise
-            settlement = self._given_back(record)
+            settlement = await self._given_back(record)
         await self.settler.settle(record, settlement)
 
     async def _settlement_for(self, record: Record) -> Settlement:
@@ -175,7 +187,7 @@ class Pipeline:
             return self._malformed(record, job)
         record.job = job
         if self._stopping:
-            return self._given_back(record)
+            return await self._given_back(record)
         arrival = on_arrival(
             job,
             now=self._clock.now(),
@@ -206,8 +218,8 @@ class Pipeline:
             return Attempt.without_run(job, Snoozed(delay, "busy_key"))
 
     async def _run(self, record: Record, job: Job, registration: Registration, payload: Any, timeout: float) -> Attempt:
-        if record.void:
-            raise asyncio.CancelledError  # not started: its redelivery starts it
+        if record.void or self._stopping:
+            raise asyncio.CancelledError  # not started: whoever gets it next starts it
         now, started = self._clock.now(), self._clock.monotonic()
         if job.deadline is not None:
             timeout = min(timeout, max(0.0, job.deadline - now))
@@ -236,7 +248,8 @@ class Pipeline:
             decide(attempt.ended.outcome, attempt.job_after, rules.policy, now=self._clock.now(), chance=self._chance())
         )
 
-    def _given_back(self, record: Record) -> Settlement:
+    async def _given_back(self, record: Record) -> Settlement:
+        await self._giving_back.wait()
         if not self._rules.suspect_lane or record.job is None:
             return GIVE_BACK
         return self._settlements.of(Isolate(), Attempt.without_run(record.job, Interrupted()), attempts=0)[1]

@@ -1,0 +1,197 @@
+"""The door to RabbitMQ: connects, declares, delivers, publishes, settles; connects again for as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+from aiormq.abc import AbstractConnection
+from pamqp import commands
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+
+from worker.amqp import queues
+from worker.amqp.connecting import BROKEN, Access, Connected, Refused, Unreachable, open_connection
+from worker.amqp.publisher import Publisher
+from worker.amqp.queues import Mode, needed_at_start
+from worker.amqp.session import Session
+from worker.core.broker import EpochLost, Lane
+from worker.core.message import Delivery, Epoch, Outgoing
+from worker.core.topology import Topology
+
+log = structlog.get_logger("worker.broker")
+
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 4.0
+"""Seconds between two tries to get the broker back; full jitter, so that replicas do not come in step."""
+
+HEADER_RESERVE: Final = 8 * 1024
+
+
+class RabbitBroker:
+    """Fulfils `worker.core.broker.Broker`.
+
+    `connect()` once, then `consume()`; from then on lost sessions are replaced by new ones until `close()`.
+    `on_change` is told whether it consumes: True for every new session, False when one is lost.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        topology: Topology,
+        mode: Mode = "declare",
+        *,
+        on_change: Callable[[bool], None] = lambda consuming: None,  # noqa: ARG005 - a name for whoever reads it
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._access = access
+        self._topology = topology
+        self._mode: Mode = mode
+        self._on_change = on_change
+        self._chance = chance
+        self._epochs = itertools.count(1)
+        self._lanes: tuple[Lane, ...] = ()
+        self._first: Connected | None = None
+        self._session: Session | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._publisher = Publisher(access, self._declare_wait)
+        self._stopping = False
+        self.node = ""
+        """Where it is connected to, without the password."""
+
+    @property
+    def consuming(self) -> bool:
+        """Whether there is a session that delivers."""
+        return self._session is not None and not self._session.is_lost and not self._stopping
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker takes no publishes at present (memory or disk alarm)."""
+        return self._publisher.blocked
+
+    async def connect(self, patience: float) -> int:
+        """Reach the broker within `patience` seconds and see to its queues; the bytes a copy's header may have.
+
+        Raises Unreachable or Refused.
+        """
+        trying = AsyncRetrying(
+            retry=retry_if_exception_type(Unreachable),
+            stop=stop_before_delay(patience),
+            wait=wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+            before_sleep=lambda state: log.warning("broker.unreachable", reason=_reason(state.outcome)),
+            reraise=True,
+        )
+        first: Connected = await trying(self._prepared_connection)
+        self._first = first
+        return first.frame_max - HEADER_RESERVE
+
+    async def consume(self, lanes: Iterable[Lane]) -> None:
+        """Begin to deliver; return once it does. Raises Unreachable or Refused."""
+        assert self._first is not None
+        self._lanes = tuple(lanes)
+        first, self._first = self._first, None
+        await self._publisher.open()
+        await self._start_session(first)
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def stop_consuming(self) -> None:
+        """Deliver nothing more; what has been delivered can still be settled."""
+        self._stopping = True
+        if self._session is not None:
+            await self._session.stop_consuming()
+
+    async def close(self) -> None:
+        """End both connections, the publishing one last. What is not settled goes back to its queue."""
+        self._stopping = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+        if self._first is not None:
+            await self._first.close()
+        await self._publisher.close()
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        await self._publisher.publish(outgoing)
+
+    async def ack(self, delivery: Delivery) -> None:
+        await self._current().settle(delivery, commands.Basic.Ack(delivery_tag=delivery.tag))
+
+    async def requeue(self, delivery: Delivery) -> None:
+        # Not a reject: from 4.3 on that counts as a failed delivery, and a nack does not.
+        await self._current().settle(delivery, commands.Basic.Nack(delivery_tag=delivery.tag, requeue=True))
+
+    async def refuse(self, delivery: Delivery) -> None:
+        await self._current().settle(delivery, commands.Basic.Reject(delivery_tag=delivery.tag, requeue=False))
+
+    async def flush(self, epoch: Epoch) -> None:
+        await self._current().flush(epoch)
+
+    def _current(self) -> Session:
+        if self._session is None:
+            raise EpochLost
+        return self._session
+
+    async def _prepared_connection(self) -> Connected:
+        """A connection whose broker has every queue that is needed at once."""
+        connected = await open_connection(self._access, "consume")
+        self.node = connected.node.shown
+        try:
+            await queues.prepare(connected.amqp, needed_at_start(self._topology, self._mode), self._mode)
+        except BROKEN as error:
+            await connected.close()
+            raise Unreachable(f"{self.node}: the queues cannot be seen to: {error}") from error
+        except Refused:
+            await connected.close()
+            raise
+        return connected
+
+    async def _declare_wait(self, amqp: AbstractConnection, queue: str) -> None:
+        wait = self._topology.wait_called(queue)
+        if wait is not None and self._mode == "declare":
+            await queues.prepare(amqp, [wait], self._mode)
+
+    async def _start_session(self, connected: Connected) -> None:
+        self._session = Session(connected)
+        try:
+            await self._session.open(self._lanes, lambda: Epoch(next(self._epochs)))
+        except Unreachable:
+            await self._session.close()
+            raise
+        self._on_change(True)
+
+    async def _supervise(self) -> None:
+        """For ever: when a session is lost, have another."""
+        while True:
+            session = self._current()
+            await session.lost()
+            if self._stopping:
+                return
+            log.warning("session.lost", node=self.node, reason=session.reason)
+            self._on_change(False)
+            await session.close()
+            await self._have_another()
+            log.info("session.restored", node=self.node)
+
+    async def _have_another(self) -> None:
+        ceiling = FIRST_PAUSE
+        while True:
+            await asyncio.sleep(ceiling * self._chance())
+            try:
+                await self._start_session(await self._prepared_connection())
+            except (Unreachable, Refused) as error:
+                # A refusal, too, may pass: a password that is being changed, a queue that is being moved.
+                level = log.error if isinstance(error, Refused) else log.warning
+                level("broker.unreachable", reason=str(error))
+                ceiling = min(ceiling * 2, LONGEST_PAUSE)
+            else:
+                return
+
+
+def _reason(outcome: object) -> str:
+    exception = getattr(outcome, "exception", None)
+    return str(exception()) if callable(exception) else ""

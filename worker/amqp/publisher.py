@@ -1,0 +1,185 @@
+"""The publishing connection: confirmed, mandatory, opened when first needed and again whenever it is lost.
+
+Never shared with the consumer: during a memory alarm the broker reads nothing more from a connection that has
+published, and acknowledgements on it would be stuck with the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from aiormq import Channel
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import DeliveryError, PublishError
+
+from worker.amqp.codec import encode_properties
+from worker.amqp.connecting import BROKEN, Access, Connected, Refused, Unreachable, open_connection, rpc
+from worker.amqp.frames import WireProperties
+from worker.core.broker import PublishFailed
+from worker.core.message import Outgoing, Properties
+
+log = structlog.get_logger("worker.publish")
+
+CONFIRM_SECONDS: Final = 30.0
+"""Longest wait for a confirm while the broker takes publishes. A publish that is repeated could count twice, so the
+connection is given up first: what the broker has not read of it by then is gone."""
+
+WATCH_EVERY: Final = 5.0
+
+Prepare = Callable[[AbstractConnection, str], Awaitable[None]]
+"""Called before the first publish to each queue on a connection; may declare it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    connected: Connected
+    channel: Channel
+    prepared: set[str]
+
+
+class Publisher:
+    """Publishes to queues by the default exchange. For one event loop; concurrent calls share one channel."""
+
+    def __init__(self, access: Access, prepare: Prepare | None = None) -> None:
+        self._access = access
+        self._prepare = prepare
+        self._open: _Open | None = None
+        self._opening: asyncio.Task[_Open] | None = None
+        self._waiting: dict[str, float] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        self.blocked = False
+        """Whether the broker takes no publishes at present (memory or disk alarm), as far as known."""
+
+    async def open(self) -> None:
+        """Connect now instead of with the first publish. Raises Unreachable or Refused."""
+        await self._opened()
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Return once the broker has confirmed the message; PublishFailed otherwise.
+
+        During an alarm it waits, without a bound: a publish is not sent twice because the first is not read yet.
+        """
+        try:
+            opened = await self._opened()
+            await self._prepared(opened, outgoing.queue)
+            await self._unblocked(opened)
+            await self._send(opened, outgoing)
+        except PublishError as error:
+            if self._open is not None:
+                self._open.prepared.discard(outgoing.queue)
+            raise PublishFailed(f"queue {outgoing.queue!r} does not exist") from error
+        except DeliveryError as error:
+            raise PublishFailed(f"queue {outgoing.queue!r} takes nothing: it is full, or its node is away") from error
+        except (Unreachable, Refused, ValueError) as error:
+            raise PublishFailed(str(error)) from error
+        except BROKEN as error:
+            raise PublishFailed(f"the publishing connection broke ({type(error).__name__})") from error
+
+    async def close(self) -> None:
+        """End the connection; later publishes fail."""
+        self._closed = True
+        tasks = [task for task in (self._watching, self._opening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drop(self._open)
+
+    async def _opened(self) -> _Open:
+        if self._closed:
+            raise PublishFailed("the publisher is closed")
+        if self._open is not None and self._open.channel.is_closed:
+            await self._drop(self._open)
+        if self._open is not None:
+            return self._open
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+            self._opening.add_done_callback(self._connect_ended)
+        return await asyncio.shield(self._opening)
+
+    async def _connect(self) -> _Open:
+        connected = await open_connection(self._access, "publish")
+        try:
+            channel = await rpc(connected.amqp.channel(publisher_confirms=True, on_return_raises=True))
+        except BROKEN as error:
+            await connected.close()
+            raise Unreachable(f"{connected.node.shown}: no channel ({type(error).__name__})") from error
+        assert isinstance(channel, Channel)
+        self._open = _Open(connected, channel, set())
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        return self._open
+
+    def _connect_ended(self, task: asyncio.Task[_Open]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has been told
+
+    async def _prepared(self, opened: _Open, queue: str) -> None:
+        if self._prepare is not None and queue not in opened.prepared:
+            await self._prepare(opened.connected.amqp, queue)
+            opened.prepared.add(queue)
+
+    async def _unblocked(self, opened: _Open) -> None:
+        if not await _is_blocked(opened.connected.amqp):
+            self.blocked = False
+            return
+        self.blocked = True
+        closing = opened.connected.amqp.closing
+        ready = asyncio.ensure_future(opened.connected.amqp.ready())
+        try:
+            await asyncio.wait({ready, closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+
+    async def _send(self, opened: _Open, outgoing: Outgoing) -> None:
+        properties = outgoing.message.properties
+        assert isinstance(properties, Properties)
+        assert properties.message_id is not None
+        user = opened.connected.node.user
+        raw = encode_properties(replace(properties, user_id=user))
+        self._waiting[properties.message_id] = time.monotonic()
+        try:
+            await opened.channel.basic_publish(
+                outgoing.message.body,
+                routing_key=outgoing.queue,
+                properties=WireProperties(raw, properties.message_id),  # type: ignore[arg-type] # only marshalled
+                mandatory=True,
+                wait=False,
+            )
+        finally:
+            self._waiting.pop(properties.message_id, None)
+
+    async def _watch(self) -> None:
+        """Give the connection up when a confirm does not come although the broker takes publishes."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            opened = self._open
+            if opened is None or not self._waiting:
+                continue
+            self.blocked, now = await _is_blocked(opened.connected.amqp), time.monotonic()
+            if self.blocked:
+                self._waiting = dict.fromkeys(self._waiting, now)
+            if now - min(self._waiting.values(), default=now) > CONFIRM_SECONDS:
+                log.error("publish.not_confirmed", seconds=CONFIRM_SECONDS, waiting=len(self._waiting))
+                await self._drop(opened)
+
+    async def _drop(self, opened: _Open | None) -> None:
+        if self._open is opened:
+            self._open = None
+        if opened is not None:
+            await opened.connected.close()
+
+
+async def _is_blocked(amqp: AbstractConnection) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await amqp.ready()  # does not wait at all while the broker takes publishes
+            return False
+    return True

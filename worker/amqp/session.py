@@ -1,0 +1,171 @@
+"""One epoch of consuming: a connection, a channel for each lane, and the news that it is lost.
+
+On any trouble (connection, channel, consumer cancelled by the broker) the whole session is given up: what remains of
+a channel after an error is not to be trusted, neither in the client nor in the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from aiormq.abc import ChannelFrame
+from pamqp import commands
+from pamqp.base import Frame
+
+from worker.amqp.codec import decode_properties
+from worker.amqp.connecting import BROKEN, CLOSE_SECONDS, RPC_SECONDS, Connected, Unreachable, rpc
+from worker.amqp.frames import DeliveryChannel, open_delivery_channel
+from worker.core.broker import EpochLost, Lane
+from worker.core.message import Delivery, Epoch, Message
+
+log = structlog.get_logger("worker.session")
+
+CANCEL_SECONDS: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Consumer:
+    lane: Lane
+    channel: DeliveryChannel
+    tag: str = ""
+    flushing: asyncio.Task[Any] | None = None
+
+
+class Session:
+    """Deliveries of some lanes under one connection. `open()` starts it; `lost` is set when it is over."""
+
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        self._consumers: dict[Epoch, _Consumer] = {}
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.reason = ""
+        """Why it is lost."""
+
+    async def open(self, lanes: Iterable[Lane], new_epoch: Callable[[], Epoch]) -> None:
+        """Consume. Raises Unreachable, and is lost then, when the broker goes away or refuses meanwhile."""
+        self._connected.amqp.closing.add_done_callback(partial(self._closed, "connection"))
+        try:
+            for lane in lanes:
+                await self._consume(lane, new_epoch())
+        except BROKEN as error:
+            self.lose(f"{type(error).__name__}: {error}")
+            raise Unreachable(f"{self._connected.node.shown}: consuming failed: {error}") from error
+
+    @property
+    def is_lost(self) -> bool:
+        return self._over.done()
+
+    async def lost(self) -> None:
+        """Return once the session is lost."""
+        await asyncio.shield(self._over)
+
+    def lose(self, reason: str) -> None:
+        """Give the session up: its deliveries are void, the broker has them back or will have."""
+        if self.is_lost:
+            return
+        self.reason = reason
+        self._over.set_result(None)
+        for epoch in self._consumers:
+            epoch.lost = True
+        for epoch, consumer in self._consumers.items():
+            consumer.lane.receiver.on_lost(epoch)
+
+    async def settle(self, delivery: Delivery, frame: Frame) -> None:
+        """Send the one frame that settles `delivery`. EpochLost when it is void.
+
+        That it was sent is all one can know: no broker confirms a settlement.
+        """
+        consumer = self._consumers.get(delivery.epoch)
+        if consumer is None or delivery.epoch.lost:
+            raise EpochLost
+        if consumer.channel.is_closed:
+            self.lose("the channel is closed")
+            raise EpochLost
+        queue = consumer.channel.write_queue
+        sent = ChannelFrame.marshall(channel_number=consumer.channel.number, frames=[frame])
+        try:
+            queue.put_nowait(sent)
+        except asyncio.QueueFull:
+            await self._put(queue, sent)
+
+    async def flush(self, epoch: Epoch) -> None:
+        """A round trip on the channel of `epoch`, behind everything sent on it so far. EpochLost when there is none."""
+        consumer = self._consumers.get(epoch)
+        if consumer is None or epoch.lost:
+            raise EpochLost
+        if consumer.flushing is None:
+            consumer.flushing = asyncio.create_task(self._round_trip(consumer))
+        # A call on a live channel must not be cancelled: the library closes the channel then.
+        await asyncio.shield(consumer.flushing)
+        if epoch.lost:
+            raise EpochLost
+
+    async def stop_consuming(self) -> None:
+        """No more deliveries; those that are here can still be settled."""
+        for consumer in list(self._consumers.values()):
+            try:
+                await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
+            except BROKEN as error:
+                self.lose(f"consuming could not be stopped: {type(error).__name__}")
+
+    async def close(self) -> None:
+        """End the connection; whatever is not settled goes back to its queue."""
+        await self._connected.close()
+        self.lose("closed")
+
+    async def _consume(self, lane: Lane, epoch: Epoch) -> None:
+        channel = await open_delivery_channel(
+            self._connected.amqp, partial(self._deliver, lane, epoch), timeout=RPC_SECONDS
+        )
+        channel.closing.add_done_callback(partial(self._closed, f"channel of {lane.queue}"))
+        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        await rpc(channel.basic_qos(prefetch_count=lane.prefetch))
+        consumer = self._consumers[epoch] = _Consumer(lane, channel)
+        lane.receiver.on_epoch(epoch)
+        answer = await rpc(channel.basic_consume(lane.queue, _never_called))
+        consumer.tag = answer.consumer_tag or ""
+
+    def _deliver(
+        self, lane: Lane, epoch: Epoch, deliver: commands.Basic.Deliver, raw: bytes, body: bytes, announced: int
+    ) -> None:
+        if epoch.lost:
+            return
+        message = Message(body, decode_properties(raw), announced)
+        assert deliver.delivery_tag is not None
+        lane.receiver.on_delivery(
+            Delivery(message, deliver.delivery_tag, bool(deliver.redelivered), epoch, time.monotonic())
+        )
+
+    def _closed(self, what: str, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        self.lose(f"{what} closed: {error or 'without a reason'}")
+
+    def _cancelled(self, frame: commands.Basic.Cancel) -> None:
+        # The queue was deleted, its node is gone, or the broker's consumer timeout has passed.
+        self.lose(f"the broker cancelled the consumer {frame.consumer_tag!r}")
+
+    async def _put(self, queue: asyncio.Queue[ChannelFrame], sent: ChannelFrame) -> None:
+        """Wait for room, but not for ever: nobody empties the queue of a connection that is gone."""
+        put = asyncio.ensure_future(queue.put(sent))
+        await asyncio.wait({put, self._over}, return_when=asyncio.FIRST_COMPLETED)
+        if not put.done():
+            put.cancel()
+            raise EpochLost
+
+    async def _round_trip(self, consumer: _Consumer) -> None:
+        try:
+            await consumer.channel.basic_qos(prefetch_count=consumer.lane.prefetch, timeout=CLOSE_SECONDS * 2)
+        except BROKEN as error:
+            self.lose(f"a round trip failed: {type(error).__name__}")
+        finally:
+            consumer.flushing = None
+
+
+async def _never_called(_message: Any) -> None:
+    """For the library's table of consumers: our channel hands deliveries over by itself."""

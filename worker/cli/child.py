@@ -1,0 +1,171 @@
+"""What `worker run` starts as child processes: python -m worker.cli.child ROLE DESCRIPTOR
+
+ROLE is `replica` (a worker process) or `suspects` (jobs under suspicion, one at a time, for the replica above it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from worker.amqp.connecting import Refused, Unreachable
+from worker.cli.wiring import CannotImport, access_of, registry_of, transport_of
+from worker.link import Link, end_of_line
+from worker.ops.log import configure_logging
+from worker.ops.metrics import Metrics
+from worker.ops.settings import Settings
+from worker.ops.telemetry import OpsTelemetry
+from worker.replicas import Ask, Failed, Started, State, Told
+from worker.runtime.clock import SystemClock
+from worker.runtime.executor import LocalExecutor
+from worker.runtime.limiter import Limiter
+from worker.service import Parts, Service, places_of, tools_of
+from worker.suspects import SuspectExecutor, serve_suspects
+
+STATE_EVERY: Final = 2.0
+_FLUSH: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All a child needs to know. `admin` is where the admin listener is bound."""
+
+    settings: Settings
+    apps: tuple[str, ...]
+    builtin: bool
+    admin: tuple[str, int] | None
+    version: str
+    json_logs: bool
+
+
+def command(role: str) -> tuple[str, ...]:
+    """How to start a child; the line's descriptor comes last."""
+    return (sys.executable, "-m", "worker.cli.child", role)
+
+
+async def run_replica(link: Link, order: Order) -> int:
+    """A worker process, until SIGTERM; its exit code."""
+    registry = _imported(link, order)
+    if registry is None:
+        return 2
+    metrics = Metrics(registry.types, version=order.version)
+    transport = transport_of(order.settings, metrics, order.admin)
+    await transport.self_test()
+    suspects = SuspectExecutor(command("suspects"), order)
+    parts = Parts(order.settings, access_of(order.settings, "worker"), registry, transport, metrics, suspects)
+    service = Service(parts, on_change=lambda: link.send(State(service.state())))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    answering = loop.create_task(_answer(link, service, metrics))
+    telling = loop.create_task(_tell(link, service))
+    try:
+        code = await _served(link, service)
+    finally:
+        await service.shutdown()
+        suspects.close()
+        answering.cancel()
+        telling.cancel()
+    return code
+
+
+async def _served(link: Link, service: Service) -> int:
+    try:
+        await service.startup()
+    except Unreachable as error:
+        link.send(Failed(69, f"the broker cannot be reached: {error}"))
+        return 69
+    except Refused as error:
+        link.send(Failed(78, str(error)))
+        return 78
+    except Exception as error:  # noqa: BLE001 - whatever a lifespan raises
+        traceback.print_exc()
+        link.send(Failed(1, f"the worker cannot start: {type(error).__name__}: {error}"))
+        return 1
+    link.send(Started(service.state()))
+    await service.main()
+    return 0
+
+
+async def run_suspects(link: Link, order: Order) -> int:
+    """Runs suspects for the replica at the other end of the line."""
+    registry = _imported(link, order)
+    if registry is None:
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):  # the replica says when
+        signal.signal(number, signal.SIG_IGN)
+    metrics = Metrics(registry.types)
+    telemetry, clock = OpsTelemetry(metrics), SystemClock()
+    limiter = Limiter(places_of(order.settings), clock, telemetry)
+    transport = transport_of(order.settings, metrics, order.admin)
+    tools = tools_of(order.settings, transport, limiter)
+    async with registry.running() as state:
+        await serve_suspects(link, registry, LocalExecutor(tools, state))
+    return 0
+
+
+def _imported(link: Link, order: Order) -> Any:
+    try:
+        return registry_of(order.apps, builtin=order.builtin)
+    except CannotImport as error:
+        link.send(Failed(2, str(error)))
+    except Exception as error:  # noqa: BLE001 - whatever an APP does when it is imported
+        traceback.print_exc()
+        link.send(Failed(2, f"an APP fails when it is imported: {type(error).__name__}: {error}"))
+    return None
+
+
+async def _answer(link: Link, service: Service, metrics: Metrics) -> None:
+    with contextlib.suppress(EOFError):
+        while True:
+            word = await link.receive()
+            assert isinstance(word, Ask)
+            link.send(Told(metrics.snapshot() if word.what == "metrics" else service.jobs()))
+
+
+async def _tell(link: Link, service: Service) -> None:
+    while True:
+        link.send(State(service.state()))
+        await asyncio.sleep(STATE_EVERY)
+
+
+async def _over(descriptor: int, run: Callable[[Link, Order], Awaitable[int]]) -> int:
+    end: socket.socket = end_of_line(descriptor)
+    link = await Link.over(end)
+    order = await link.receive()
+    sink = configure_logging(order.settings.log, json=order.json_logs)
+    code = await run(link, order)
+    await link.flush()
+    sink.close(_FLUSH)
+    return code
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def main() -> None:
+    """See the top of this file."""
+    role, descriptor = sys.argv[1], int(sys.argv[2])
+    code = run_loop(_over(descriptor, {"replica": run_replica, "suspects": run_suspects}[role]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: a thread that a handler left behind must not hold up the end.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

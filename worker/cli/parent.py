@@ -1,0 +1,96 @@
+"""The parent of `worker run`: the admin listener, the signals, and the processes that do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from worker.cli.child import Order, command
+from worker.ops.admin import AdminListener, CannotListen
+from worker.ops.log import configure_logging
+from worker.ops.settings import Loaded, Settings
+from worker.replicas import Failed, Replicas
+
+log = structlog.get_logger("worker")
+
+_FLUSH = 1.0
+
+
+def run_service(loaded: Loaded, apps: Sequence[str], *, builtin: bool) -> int:
+    """Run until SIGTERM or SIGINT; the exit code: 0 drained, 1 failure, 2 APP, 69 unreachable, 78 refused."""
+    sink = configure_logging(loaded.settings.log)
+    try:
+        return asyncio.run(_run(loaded.settings, tuple(apps), builtin=builtin))
+    finally:
+        sink.close(_FLUSH)
+
+
+async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool) -> int:
+    bound: tuple[str, int] | None = None
+
+    def order(_number: int) -> Order:
+        return Order(settings, apps, builtin, bound, version("worker"), json_logs=not sys.stdout.isatty())
+
+    replicas = Replicas(command("replica"), order, settings.replicas, settings.drain_timeout)
+    listener = _listener(settings, replicas)
+    try:
+        bound = await listener.start() if listener is not None else None
+    except CannotListen as error:
+        return _error(str(error), 78)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, replicas)
+    try:
+        up = await replicas.start()
+        if isinstance(up, Failed):
+            replicas.stop()
+            await replicas.ended()
+            return _error(up.text, up.code)
+        _announce(settings, apps, up, bound)
+        code = await replicas.ended()
+        log.info("worker.stopped", code=code)
+        return code
+    finally:
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                await listener.stop()
+
+
+def _listener(settings: Settings, replicas: Replicas) -> AdminListener | None:
+    if settings.admin is None:
+        return None
+    token = None if settings.admin_token is None else settings.admin_token.reveal()
+    return AdminListener(replicas, settings.admin.host, settings.admin.port, token=token)
+
+
+def _stop(replicas: Replicas) -> None:
+    log.info("worker.stopping")
+    replicas.stop()
+
+
+def _announce(settings: Settings, apps: tuple[str, ...], up: Mapping[str, Any], bound: tuple[str, int] | None) -> None:
+    host, port = bound or ("", 0)
+    log.info(
+        "worker.started",
+        broker=up.get("broker", ""),
+        queue=settings.queue,
+        concurrency=settings.concurrency,
+        prefetch=settings.prefetch,
+        replicas=settings.replicas,
+        admin=f"http://{f'[{host}]' if ':' in host else host}:{port}" if bound else "off",
+        apps=list(apps),
+        version=version("worker"),
+    )
+
+
+def _error(text: str, code: int) -> int:
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return code

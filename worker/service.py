@@ -1,0 +1,229 @@
+"""One worker process: start, consume, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from worker.amqp.broker import RabbitBroker
+from worker.amqp.connecting import Access
+from worker.core.broker import EpochLost, Lane
+from worker.core.copies import CopyRules
+from worker.core.job import DecodeRules
+from worker.core.policy import RetryPolicy
+from worker.core.topology import Topology
+from worker.ops.metrics import Metrics
+from worker.ops.settings import Settings
+from worker.ops.telemetry import OpsTelemetry
+from worker.runtime.clock import SystemClock
+from worker.runtime.context import Tools
+from worker.runtime.executor import Executor, LocalExecutor
+from worker.runtime.limiter import Limiter, Places
+from worker.runtime.pipeline import Pipeline
+from worker.runtime.registry import Registry
+from worker.runtime.rules import Rules, TypeOverride
+from worker.runtime.transport import Transport
+
+log = structlog.get_logger("worker.service")
+
+HANDBACK: Final = 5.0
+"""Seconds of the grace that are kept for interrupting, handing back and closing."""
+
+CLEANUP: Final = 2.0
+GIVE_UP: Final = 0.5
+LIFESPAN_SECONDS: Final = 2.0
+LAG_EVERY: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service is made of, wired by `worker.cli`."""
+
+    settings: Settings
+    access: Access
+    registry: Registry
+    transport: Transport
+    metrics: Metrics
+    suspects: Executor
+
+
+class Service:
+    """One worker process. `startup()`, `main()`, `shutdown()`, in this order; `stop()` ends `main()`.
+
+    `on_change` is called whenever what `state()` says may have changed.
+    """
+
+    def __init__(self, parts: Parts, on_change: Callable[[], None] = lambda: None) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._on_change = on_change
+        self._clock = SystemClock()
+        self._telemetry = OpsTelemetry(parts.metrics)
+        self._topology = Topology(parts.settings.queue, parts.settings.queue_type)
+        self._broker = RabbitBroker(
+            parts.access, self._topology, parts.settings.topology, on_change=self._session_changed
+        )
+        self._stop = asyncio.Event()
+        self._sessions = 0
+        self._pipelines: tuple[Pipeline, ...] = ()
+        self._helpers: list[asyncio.Task[None]] = []
+        self._lifespan = AsyncExitStack()
+
+    async def startup(self) -> None:
+        """Reach the broker, enter the lifespan, consume. Raises Unreachable or Refused, or what the lifespan raises."""
+        header_budget = await self._broker.connect(self._settings.connect_timeout)
+        state = await self._lifespan.enter_async_context(self._parts.registry.running())
+        limiter = Limiter(places_of(self._settings), self._clock, self._telemetry)
+        tools = tools_of(self._settings, self._parts.transport, limiter)
+        rules = rules_of(self._settings, self._topology, header_budget)
+        self._pipelines = (
+            self._pipeline(LocalExecutor(tools, state), limiter, rules),
+            self._pipeline(self._parts.suspects, limiter, replace(rules, suspect_lane=True)),
+        )
+        self._helpers = [asyncio.create_task(pipeline.tidy()) for pipeline in self._pipelines]
+        self._helpers.append(asyncio.create_task(self._measure_lag()))
+        work, suspects = self._pipelines
+        await self._broker.consume(
+            [
+                Lane(self._topology.name, self._settings.prefetch, work),
+                Lane(self._topology.suspect_name, 1, suspects),
+            ]
+        )
+
+    async def main(self) -> None:
+        """Work until `stop()`."""
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """End `main()`."""
+        self._stop.set()
+        self._on_change()
+
+    async def shutdown(self) -> None:
+        """Drain within the grace, then close everything. Also after a `startup()` that failed half way."""
+        loop = asyncio.get_running_loop()
+        grace = self._settings.drain_timeout
+        until = loop.time() + grace - min(HANDBACK, grace / 2)
+        for pipeline in self._pipelines:
+            pipeline.stop_starting()
+        await self._broker.stop_consuming()
+        for pipeline in self._pipelines:
+            pipeline.give_back()
+        await self._idle(until - loop.time())
+        await self._hand_back()
+        await self._flush()
+        for task in self._helpers:
+            task.cancel()
+        await self._broker.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIFESPAN_SECONDS):
+                await self._lifespan.aclose()
+        await self._parts.transport.aclose()
+
+    def state(self) -> Mapping[str, Any]:
+        """What probes are told."""
+        return {
+            "consuming": self._broker.consuming,
+            "draining": self._stop.is_set(),
+            "broker": self._broker.node,
+            "publishing_blocked": self._broker.blocked,
+            "copies_held": sum(pipeline.held for pipeline in self._pipelines),
+            "running": sum(pipeline.running for pipeline in self._pipelines),
+        }
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What is in flight, the oldest first."""
+        rows = [row for pipeline in self._pipelines for row in pipeline.jobs()]
+        return sorted(rows, key=lambda row: -float(row["seconds"]))
+
+    def _pipeline(self, executor: Executor, limiter: Limiter, rules: Rules) -> Pipeline:
+        return Pipeline(
+            self._broker,
+            self._parts.registry,
+            executor,
+            limiter,
+            rules=rules,
+            telemetry=self._telemetry,
+            clock=self._clock,
+        )
+
+    def _session_changed(self, consuming: bool) -> None:  # noqa: FBT001 - a callback's only argument
+        self._parts.metrics.consuming(consuming)
+        self._sessions += consuming
+        if consuming and self._sessions > 1:
+            self._parts.metrics.reconnected()
+        self._on_change()
+
+    async def _idle(self, seconds: float) -> None:
+        """Return when nothing is under way, after `seconds` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                for pipeline in self._pipelines:
+                    await pipeline.idle()
+
+    async def _hand_back(self) -> None:
+        """Interrupt what still runs, and do not wait any longer for a broker that takes no copies."""
+        if not any(pipeline.unsettled for pipeline in self._pipelines):
+            return
+        for pipeline in self._pipelines:
+            pipeline.interrupt()
+        await self._idle(CLEANUP)
+        for pipeline in self._pipelines:
+            pipeline.settler.give_up()
+        await self._idle(GIVE_UP)
+        for pipeline in self._pipelines:
+            left = [row.get("id", "") for row in pipeline.jobs()]
+            if left:
+                log.warning("drain.left_behind", jobs=left[:20], count=len(left))
+            await pipeline.close()
+
+    async def _flush(self) -> None:
+        """The last acknowledgements before a connection ends are lost by quorum queues, unless they get a moment."""
+        for pipeline in self._pipelines:
+            if pipeline.epoch is not None and not pipeline.epoch.lost:
+                with contextlib.suppress(EpochLost):
+                    await pipeline.settler.flush(pipeline.epoch)
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_EVERY
+            await asyncio.sleep(LAG_EVERY)
+            self._parts.metrics.loop_lag(max(0.0, loop.time() - due))
+
+
+def places_of(settings: Settings) -> Places:
+    """How much may run at once: what waits for a busy key may hold half of what prefetch has beyond concurrency."""
+    keys = {name: limit.concurrency for name, limit in settings.limits.items() if limit.concurrency is not None}
+    default = keys.pop("default", None)
+    waiters = math.ceil((settings.prefetch - settings.concurrency) / 2)
+    return Places(settings.concurrency, settings.steps, waiters, keys, default)
+
+
+def tools_of(settings: Settings, transport: Transport, limiter: Limiter) -> Tools:
+    """What every context of the process shares."""
+    return Tools(
+        transport, limiter, SystemClock(), step_timeout=settings.step_timeout, max_requests=settings.max_requests
+    )
+
+
+def rules_of(settings: Settings, topology: Topology, header_budget: int) -> Rules:
+    """How this service treats jobs."""
+    low, high = settings.backoff
+    return Rules(
+        decode=DecodeRules(frozenset(settings.trusted_users), settings.default_type, settings.max_body),
+        copies=CopyRules(topology, header_budget),
+        timeout=settings.job_timeout,
+        policy=RetryPolicy(settings.attempts, low, high, settings.max_age),
+        types={
+            name: TypeOverride(one.timeout, one.attempts, one.backoff, one.concurrency)
+            for name, one in settings.types.items()
+        },
+    )
