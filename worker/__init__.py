@@ -1,21 +1,27 @@
 """worker: takes jobs off RabbitMQ, runs their network-heavy steps within limits, acknowledges them when done."""
 
-from worker.core.outcome import Reject, Retry, Snooze
-from worker.runtime.context import Context
-from worker.runtime.quick_retry import StepRetry
-from worker.runtime.registry import Registry
-from worker.runtime.transport import (
-    Gate,
-    Headers,
-    Limits,
-    MaybeSent,
-    NotSent,
-    Request,
-    RequestError,
-    RequestTimeout,
-    Response,
-    StatusError,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.core.outcome import Reject, Retry, Snooze
+    from worker.runtime.context import Context
+    from worker.runtime.quick_retry import StepRetry
+    from worker.runtime.registry import Registry
+    from worker.runtime.transport import (
+        Gate,
+        Headers,
+        Limits,
+        MaybeSent,
+        NotSent,
+        Request,
+        RequestError,
+        RequestTimeout,
+        Response,
+        StatusError,
+    )
 
 __all__ = [
     "Context",
@@ -35,3 +41,20 @@ __all__ = [
     "StatusError",
     "StepRetry",
 ]
+
+_HOMES = {
+    "Context": "worker.runtime.context",
+    "Registry": "worker.runtime.registry",
+    "Reject": "worker.core.outcome",
+    "Retry": "worker.core.outcome",
+    "Snooze": "worker.core.outcome",
+    "StepRetry": "worker.runtime.quick_retry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used: `worker --help` and the probe import this package, and need none of it.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES.get(name, "worker.runtime.transport")), name)
+    return found

@@ -154,7 +154,7 @@ class Service:
             clock=self._clock,
         )
 
-    def _session_changed(self, consuming: bool) -> None:  # noqa: FBT001 - a callback's only argument
+    def _session_changed(self, consuming: bool) -> None:
         self._parts.metrics.consuming(consuming)
         self._sessions += consuming
         if consuming and self._sessions > 1:

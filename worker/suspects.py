@@ -96,7 +96,7 @@ class _SuspectRun:
             child = self._child = await self._executor.child()
         except (EOFError, OSError, TimeoutError) as error:
             self._executor.forget()
-            log.error("suspects.no_child", error=type(error).__name__)
+            log.warning("suspects.no_child", error=type(error).__name__)
             return self._end(Failed("the process for suspects did not start"))
         if self._interrupted:
             return self._end(Interrupted())

@@ -1,4 +1,4 @@
-"""What `worker run` starts as child processes: python -m worker.cli.child ROLE DESCRIPTOR
+"""What `worker run` starts as child processes: `python -m worker.cli.child ROLE DESCRIPTOR`.
 
 ROLE is `replica` (a worker process) or `suspects` (jobs under suspicion, one at a time, for the replica above it).
 """
@@ -13,15 +13,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.amqp.connecting import Refused, Unreachable
+from worker.cli.order import Order, command
 from worker.cli.wiring import CannotImport, access_of, registry_of, transport_of
 from worker.link import Link, end_of_line
 from worker.ops.log import configure_logging
 from worker.ops.metrics import Metrics
-from worker.ops.settings import Settings
 from worker.ops.telemetry import OpsTelemetry
 from worker.replicas import Ask, Failed, Started, State, Told
 from worker.runtime.clock import SystemClock
@@ -32,23 +31,6 @@ from worker.suspects import SuspectExecutor, serve_suspects
 
 STATE_EVERY: Final = 2.0
 _FLUSH: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """All a child needs to know. `admin` is where the admin listener is bound."""
-
-    settings: Settings
-    apps: tuple[str, ...]
-    builtin: bool
-    admin: tuple[str, int] | None
-    version: str
-    json_logs: bool
-
-
-def command(role: str) -> tuple[str, ...]:
-    """How to start a child; the line's descriptor comes last."""
-    return (sys.executable, "-m", "worker.cli.child", role)
 
 
 async def run_replica(link: Link, order: Order) -> int:

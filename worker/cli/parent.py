@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from worker.cli.child import Order, command
+from worker.cli.order import Order, command
 from worker.ops.admin import AdminListener, CannotListen
 from worker.ops.log import configure_logging
 from worker.ops.settings import Loaded, Settings

@@ -103,8 +103,10 @@ class Pipeline:
                 self.inflight.forget_processed(before)
 
     def stop_starting(self) -> None:
-        """Start nothing more. What has not been started is kept for `give_back`: given back while the queue is still
-        consumed, it would be delivered here again, and counted by the broker each time."""
+        """Start nothing more, and keep what has not been started for `give_back`.
+
+        Given back while the queue is still consumed, it would be delivered here again, and counted each time.
+        """
         self._stopping = True
 
     def give_back(self) -> None:
