@@ -251,6 +251,7 @@ class Pipeline:
         )
 
     async def _given_back(self, record: Record) -> Settlement:
+        record.phase = Phase.SETTLING  # decided: give_back() cancels what is still on its way
         await self._giving_back.wait()
         if not self._rules.suspect_lane or record.job is None:
             return GIVE_BACK

@@ -47,6 +47,9 @@ class Settler:
         record.settlement = settlement
         record.since = self._clock.monotonic()
         while True:
+            if record.void and settlement.finish == "requeue":  # the broker has it back, which is all that was wanted
+                self._inflight.forget(record)
+                return
             await record.live.wait()
             if record.dropped:
                 self._telemetry.ack_lost()
@@ -76,7 +79,7 @@ class Settler:
         except EpochLost:
             if record.settlement.finish == "ack":
                 return False
-            self._inflight.forget(record)  # the broker has it back, which is all that was wanted
+            self._inflight.forget(record)
             return True
         self._inflight.settled(record)
         return True

@@ -97,6 +97,9 @@ def _open_doors(settings: Settings, where: Where) -> Iterator[Finding]:
     if settings.admin_token is not None and len(settings.admin_token.reveal()) < _SHORT_TOKEN:
         text = f"{where('admin_token')} has less than {_SHORT_TOKEN} characters: it can be guessed"
         yield Finding(("admin_token",), text)
+    for name, limit in settings.limits.items():
+        if limit.rate is not None:
+            yield Finding((), f'limits."{name}": rate is not kept by this version, only concurrency is')
     for name, credential in settings.credentials.items():
         for origin in credential.origins:
             if origin.startswith("http://"):
