@@ -19,6 +19,8 @@ import aiormq
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, AuthenticationError, InvalidFrameError, ProbableAuthenticationError
 
+from worker.amqp.frames import tolerate
+
 T = TypeVar("T")
 
 HEARTBEAT: Final = 10
@@ -107,6 +109,7 @@ class Connected:
 
 async def open_connection(access: Access, purpose: str) -> Connected:
     """Connect to the first node that lets us in. Raises Unreachable or Refused."""
+    tolerate()  # the publishing connection, too, gets properties of others: those of copies that are returned
     context = access.tls.context() if any(node.url.startswith("amqps:") for node in access.nodes) else None
     refused: Refused | None = None
     reasons: list[str] = []
