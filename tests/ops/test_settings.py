@@ -540,6 +540,13 @@ def test_doubtful_settings_warn_and_hold(load: Loader, environ: dict[str, str], 
     assert says is None or says in warnings[0]
 
 
+def test_a_start_warns_only_of_what_somebody_set(load: Loader) -> None:
+    by_default, by_choice = load({}), load({"WORKER_JOB_TIMEOUT": "2m"})
+    assert by_default.warnings
+    assert not by_default.own_warnings
+    assert by_choice.own_warnings == by_choice.warnings
+
+
 # --- tables of worker.toml
 
 

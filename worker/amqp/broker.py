@@ -92,23 +92,22 @@ class RabbitBroker:
         """Begin to deliver; return once it does. Raises Unreachable or Refused."""
         assert self._first is not None
         self._lanes = tuple(lanes)
-        first, self._first = self._first, None
         await self._publisher.open()
+        first, self._first = self._first, None
         await self._start_session(first)
         self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop_consuming(self) -> None:
         """Deliver nothing more; what has been delivered can still be settled."""
         self._stopping = True
-        if self._session is not None:
+        await self._end_supervision()  # or a session that is on its way would deliver
+        if self._session is not None and not self._session.is_lost:
             await self._session.stop_consuming()
 
     async def close(self) -> None:
         """End both connections, the publishing one last. What is not settled goes back to its queue."""
         self._stopping = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+        await self._end_supervision()
         if self._session is not None:
             await self._session.close()
         if self._first is not None:
@@ -131,6 +130,11 @@ class RabbitBroker:
     async def flush(self, epoch: Epoch) -> None:
         await self._current().flush(epoch)
 
+    async def _end_supervision(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+
     def _current(self) -> Session:
         if self._session is None:
             raise EpochLost
@@ -145,7 +149,7 @@ class RabbitBroker:
         except BROKEN as error:
             await connected.close()
             raise Unreachable(f"{self.node}: the queues cannot be seen to: {error}") from error
-        except Refused:
+        except (Refused, asyncio.CancelledError):
             await connected.close()
             raise
         return connected
@@ -159,7 +163,7 @@ class RabbitBroker:
         self._session = Session(connected)
         try:
             await self._session.open(self._lanes, lambda: Epoch(next(self._epochs)))
-        except Unreachable:
+        except (Unreachable, asyncio.CancelledError):
             await self._session.close()
             raise
         self._on_change(True)
@@ -169,8 +173,6 @@ class RabbitBroker:
         while True:
             session = self._current()
             await session.lost()
-            if self._stopping:
-                return
             log.warning("session.lost", node=self.node, reason=session.reason)
             self._on_change(False)
             await session.close()

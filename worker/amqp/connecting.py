@@ -125,8 +125,25 @@ async def open_connection(access: Access, purpose: str) -> Connected:
 
 async def rpc(call: Awaitable[T]) -> T:
     """The answer to a call on a channel nobody else uses, within 10 s; such a channel may be lost."""
-    async with asyncio.timeout(RPC_SECONDS):
-        return await call
+    with loss_as_error():
+        async with asyncio.timeout(RPC_SECONDS):
+            return await call
+
+
+@contextlib.contextmanager
+def loss_as_error() -> Iterator[None]:
+    """ConnectionResetError for a cancellation that nobody asked for.
+
+    The library cancels what waits on a connection it gives up, as when heartbeats fail to come. Let through, that would
+    end a task of ours without a word.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionResetError("the connection was given up") from None
 
 
 async def _connect(node: Node, context: ssl.SSLContext | None, name: str) -> Connected:

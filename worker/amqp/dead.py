@@ -34,6 +34,10 @@ FLUSH_PAUSE: Final = 0.3
 """Seconds after a round trip until a quorum queue has really taken the acks sent before it."""
 
 
+_End = tuple[str | None, str, int, float | None]
+"""Reason, detail, attempts and time."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A letter as it can be understood. `reason` None: nothing tells why it is here. `died_at` in epoch seconds.
@@ -67,22 +71,18 @@ def read_letter(message: Message, topology: Topology, trusted: frozenset[str]) -
     if isinstance(properties, Undecodable):
         detail = f"undecodable properties: {properties.fault}"
         return DeadLetter(_hash(properties.raw, message.body), "", "malformed", detail, 0, None, False, message)
-    headers = properties.headers
     believed = properties.user_id in trusted
-    claims: Mapping[str, Any] = headers if believed else {}
-    id = _text(claims, "x-worker-id") or properties.message_id
-    known = safe_id(id) if id else _hash(message.body)
-    type = properties.type or _text(headers, "x-job-type")
-    death = _death(headers, topology)
-    if death is not None:
-        reason, detail = _by_the_broker(death)
-        attempts = max(_count(claims, "x-worker-attempt") - 1, 0)
-        return DeadLetter(known, type, reason, detail, attempts, _time(death), believed, message)
-    claimed = _text(claims, "x-worker-reason")
-    reason = claimed if claimed in REASONS else None
-    detail = _text(claims, "x-worker-detail") if reason else "put here by neither the worker nor the broker"
-    attempts = _count(claims, "x-worker-attempt")
-    return DeadLetter(known, type, reason, detail, attempts, _last_end(claims), believed, message)
+    claims: Mapping[str, Any] = properties.headers if believed else {}
+    named = _text(claims, "x-worker-id") or properties.message_id
+    death = _death(properties.headers, topology)
+    end = _end_by_the_worker(claims) if death is None else _end_by_the_broker(death, claims)
+    return DeadLetter(
+        safe_id(named) if named else _hash(message.body),
+        properties.type or _text(properties.headers, "x-job-type"),
+        *end,
+        believed,
+        message,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,6 @@ class DeadQueue:
 
     async def take(self, held: Held) -> None:
         """Acknowledge a letter: it is gone. EpochLost when the broker has it back already."""
-
         await self._session.settle(held.delivery, commands.Basic.Ack(delivery_tag=held.delivery.tag))
 
     async def flush(self, held: Held) -> None:
@@ -167,7 +166,7 @@ class _Pile:
     def on_epoch(self, epoch: Epoch) -> None:
         pass
 
-    def on_lost(self, epoch: Epoch) -> None:
+    def on_lost(self, epoch: Epoch) -> None:  # noqa: ARG002 - what a Receiver is told
         self._over = True
         self._news.set()
 
@@ -200,7 +199,19 @@ def _death(headers: Mapping[str, Any], topology: Topology) -> Mapping[str, Any] 
     return next((one for one in entries if isinstance(one, dict) and one.get("queue") in sources), None)
 
 
-def _by_the_broker(death: Mapping[str, Any]) -> tuple[str | None, str]:
+def _end_by_the_worker(claims: Mapping[str, Any]) -> _End:
+    reason = _text(claims, "x-worker-reason")
+    if reason not in REASONS:
+        return None, "put here by neither the worker nor the broker", 0, None
+    return reason, _text(claims, "x-worker-detail"), _count(claims, "x-worker-attempt"), _last_end(claims)
+
+
+def _end_by_the_broker(death: Mapping[str, Any], claims: Mapping[str, Any]) -> _End:
+    # It was not copied, so what it counts is the attempt that would have run.
+    return *_why(death), max(_count(claims, "x-worker-attempt") - 1, 0), _time(death)
+
+
+def _why(death: Mapping[str, Any]) -> tuple[str | None, str]:
     where = death.get("queue")
     match death.get("reason"):
         case "expired":

@@ -19,7 +19,16 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import DeliveryError, PublishError
 
 from worker.amqp.codec import encode_properties
-from worker.amqp.connecting import BROKEN, Access, Connected, Refused, Unreachable, open_connection, rpc
+from worker.amqp.connecting import (
+    BROKEN,
+    Access,
+    Connected,
+    Refused,
+    Unreachable,
+    loss_as_error,
+    open_connection,
+    rpc,
+)
 from worker.amqp.frames import WireProperties
 from worker.core.broker import PublishFailed
 from worker.core.message import Outgoing, Properties
@@ -67,10 +76,11 @@ class Publisher:
         During an alarm it waits, without a bound: a publish is not sent twice because the first is not read yet.
         """
         try:
-            opened = await self._opened()
-            await self._prepared(opened, outgoing.queue)
-            await self._unblocked(opened)
-            await self._send(opened, outgoing)
+            with loss_as_error():
+                opened = await self._opened()
+                await self._unblocked(opened)
+                await self._prepared(opened, outgoing.queue)
+                await self._send(opened, outgoing)
         except PublishError as error:
             if self._open is not None:
                 self._open.prepared.discard(outgoing.queue)
@@ -110,6 +120,9 @@ class Publisher:
         except BROKEN as error:
             await connected.close()
             raise Unreachable(f"{connected.node.shown}: no channel ({type(error).__name__})") from error
+        except asyncio.CancelledError:
+            await connected.close()
+            raise
         assert isinstance(channel, Channel)
         self._open = _Open(connected, channel, set())
         if self._watching is None:
@@ -137,6 +150,7 @@ class Publisher:
             await asyncio.wait({ready, closing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ready.cancel()
+        self.blocked = False
 
     async def _send(self, opened: _Open, outgoing: Outgoing) -> None:
         properties = outgoing.message.properties

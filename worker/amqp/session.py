@@ -19,7 +19,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from worker.amqp.codec import decode_properties
-from worker.amqp.connecting import BROKEN, CLOSE_SECONDS, RPC_SECONDS, Connected, Unreachable, rpc
+from worker.amqp.connecting import BROKEN, CLOSE_SECONDS, RPC_SECONDS, Connected, Unreachable, loss_as_error, rpc
 from worker.amqp.frames import DeliveryChannel, open_delivery_channel
 from worker.core.broker import EpochLost, Lane
 from worker.core.message import Delivery, Epoch, Message
@@ -34,7 +34,6 @@ class _Consumer:
     lane: Lane
     channel: DeliveryChannel
     tag: str = ""
-    flushing: asyncio.Task[Any] | None = None
 
 
 class Session:
@@ -43,6 +42,7 @@ class Session:
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
         self._consumers: dict[Epoch, _Consumer] = {}
+        self._flushing: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reason = ""
         """Why it is lost."""
@@ -51,8 +51,9 @@ class Session:
         """Consume. Raises Unreachable, and is lost then, when the broker goes away or refuses meanwhile."""
         self._connected.amqp.closing.add_done_callback(partial(self._closed, "connection"))
         try:
-            for lane in lanes:
-                await self._consume(lane, new_epoch())
+            with loss_as_error():
+                for lane in lanes:
+                    await self._consume(lane, new_epoch())
         except BROKEN as error:
             self.lose(f"{type(error).__name__}: {error}")
             raise Unreachable(f"{self._connected.node.shown}: consuming failed: {error}") from error
@@ -99,10 +100,12 @@ class Session:
         consumer = self._consumers.get(epoch)
         if consumer is None or epoch.lost:
             raise EpochLost
-        if consumer.flushing is None:
-            consumer.flushing = asyncio.create_task(self._round_trip(consumer))
+        # Not one that is on its way already: what was sent since is behind it.
+        flushing = asyncio.create_task(self._round_trip(consumer))
+        self._flushing.add(flushing)
+        flushing.add_done_callback(self._flushing.discard)
         # A call on a live channel must not be cancelled: the library closes the channel then.
-        await asyncio.shield(consumer.flushing)
+        await asyncio.shield(flushing)
         if epoch.lost:
             raise EpochLost
 
@@ -110,7 +113,8 @@ class Session:
         """No more deliveries; those that are here can still be settled."""
         for consumer in list(self._consumers.values()):
             try:
-                await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
+                with loss_as_error():
+                    await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
             except BROKEN as error:
                 self.lose(f"consuming could not be stopped: {type(error).__name__}")
 
@@ -160,11 +164,10 @@ class Session:
 
     async def _round_trip(self, consumer: _Consumer) -> None:
         try:
-            await consumer.channel.basic_qos(prefetch_count=consumer.lane.prefetch, timeout=CLOSE_SECONDS * 2)
+            with loss_as_error():
+                await consumer.channel.basic_qos(prefetch_count=consumer.lane.prefetch, timeout=CLOSE_SECONDS * 2)
         except BROKEN as error:
             self.lose(f"a round trip failed: {type(error).__name__}")
-        finally:
-            consumer.flushing = None
 
 
 async def _never_called(_message: Any) -> None:

@@ -6,7 +6,6 @@ ROLE is `replica` (a worker process) or `suspects` (jobs under suspicion, one at
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -106,11 +105,14 @@ def _imported(link: Link, order: Order) -> Any:
 
 
 async def _answer(link: Link, service: Service, metrics: Metrics) -> None:
-    with contextlib.suppress(EOFError):
+    try:
         while True:
             word = await link.receive()
             assert isinstance(word, Ask)
             link.send(Told(metrics.snapshot() if word.what == "metrics" else service.jobs()))
+    except EOFError:
+        # The parent is gone, perhaps before this process could ask to die with it: nobody would ever stop it.
+        os._exit(1)
 
 
 async def _tell(link: Link, service: Service) -> None:

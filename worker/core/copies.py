@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
@@ -150,7 +150,7 @@ def _fit(
     added: dict[str, Any] = {}
     for name, value in (
         ("x-worker-steps", _fitting_steps(steps, min(STEPS_LIMIT, room))),
-        ("x-worker-detail", _unicode(detail[:DETAIL_LIMIT])),
+        ("x-worker-detail", _plain_detail(detail)),
     ):
         if value and (size := entry_size(name, value)) <= room:
             added[name] = value
@@ -167,7 +167,7 @@ def _fit_or_leave_out(
     try:
         return _fit(copy, steps, history, detail, rules)
     except TooManyHeaders as error:
-        return _fit(_without(copy, error.names), steps, history, _left_out(detail, error.names), rules)
+        return _fit(_without(copy, error.names, detail), steps, history, "", rules)
 
 
 def _fitting_steps(steps: Mapping[str, Finished], room: int) -> str:
@@ -197,11 +197,17 @@ def _largest_own(headers: Mapping[str, Any]) -> list[str]:
     return sorted(own, key=lambda name: entry_size(name, own[name]), reverse=True)
 
 
-def _without(copy: Message, names: Iterable[str]) -> Message:
+def _without(copy: Message, names: list[str], detail: str) -> Message:
+    """The copy without these headers. Its detail names them, whatever else finds room."""
     assert isinstance(copy.properties, Properties)
     left = set(names)
     headers = {name: value for name, value in copy.properties.headers.items() if name not in left}
+    headers["x-worker-detail"] = _plain_detail(_left_out(detail, names))
     return replace(copy, properties=replace(copy.properties, headers=headers))
+
+
+def _plain_detail(detail: str) -> str:
+    return _unicode(detail[:DETAIL_LIMIT])
 
 
 def _unicode(text: str) -> str:

@@ -71,6 +71,7 @@ class Node:
         self._owned = directory is None
         self.directory = directory.absolute() if directory else Path(tempfile.mkdtemp(prefix="worker-rabbitmq-"))
         if " " in str(self.directory):
+            self.remove()
             raise NodeUnavailable(f"RabbitMQ's scripts cannot work in a folder with a space: {self.directory}")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._installation = found.seen_through(self.directory / "rabbitmq")

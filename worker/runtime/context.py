@@ -138,8 +138,8 @@ class Context:
         finally:
             self._steps.end(name)
         plain = result_form(fn).to_json(name, value)
+        again: T = result_form(fn).from_json(plain)  # before it is remembered: what does not fit now never would
         self._steps.remember(name, plain)
-        again: T = result_form(fn).from_json(plain)
         return again
 
     async def gather(self, *work: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
@@ -148,15 +148,15 @@ class Context:
         When one fails the others are still awaited, so that what they finish is remembered; then the gravest error is
         raised: Reject before a failure before Snooze.
         """
-        tasks = [asyncio.ensure_future(one) for one in work]
+        tasks = [asyncio.ensure_future(_ended(one)) for one in work]
         try:
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            ended = await asyncio.gather(*tasks)
         except asyncio.CancelledError:
             await _cancel(tasks)
             raise
-        if errors := [end for end in ended if isinstance(end, BaseException)]:
+        if errors := [error for _, error in ended if error is not None]:
             raise heaviest(errors)
-        return tuple(ended)
+        return tuple(value for value, _ in ended)
 
     async def map(
         self,
@@ -275,6 +275,14 @@ async def job_gate(request: Request) -> AsyncIterator[Request]:
 def enter(context: Context) -> None:
     """Make `context` the one whose requests the current task makes."""
     _current.set(context)
+
+
+async def _ended(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    """The value or the error of `work`. A SystemExit that leaves a task would end the event loop."""
+    try:
+        return await work, None
+    except BaseException as error:  # noqa: BLE001 - gather() raises the gravest of them, whatever it is
+        return None, error
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -100,6 +100,7 @@ class InFlight:
         self._by_identity: defaultdict[Identity, list[Record]] = defaultdict(list)
         self._consuming_since = 0.0
         self._down = True
+        self._untidy = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -129,6 +130,7 @@ class InFlight:
     def epoch_lost(self, epoch: Epoch) -> None:
         """Void every delivery of `epoch`; what has not been started is forgotten, the broker hands it over again."""
         self._down = True
+        self._untidy.set()
         for record in list(self._records.values()):
             if record.delivery.epoch is not epoch:
                 continue
@@ -140,6 +142,7 @@ class InFlight:
         """Keep the record until the settlement is known to have been processed: an ack can be lost on its way."""
         assert record.settlement is not None
         record.phase = Phase.SETTLED
+        self._untidy.set()
         record.settled_at = self._clock.monotonic()
         if record.identity is None or record.settlement.finish != "ack":
             self.forget(record)
@@ -147,6 +150,12 @@ class InFlight:
         # Kept is what a redelivery needs: neither the body nor the copies, which are confirmed.
         record.delivery = replace(record.delivery, message=_EMPTY)
         record.settlement, record.confirmed = ACK, 0
+
+    async def untidy(self) -> None:
+        """Return when there are records that time has to take away: void ones, or settled ones."""
+        if not any(record.void or record.phase is Phase.SETTLED for record in self._records.values()):
+            self._untidy.clear()
+        await self._untidy.wait()
 
     def forget_processed(self, before: float) -> None:
         """Forget what was settled before a moment up to which the broker has processed everything."""

@@ -65,6 +65,8 @@ def _fault(fault: ErrorDetails, annotation: Any) -> str:
 def _message(fault: ErrorDetails) -> str:
     if needed := _NEEDED.get(fault["type"]):
         return needed
+    if fault["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag it found
+        return f"{fault['ctx']['discriminator']} must be one of {fault['ctx']['expected_tags']}"
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return text[:1].lower() + text[1:]
 

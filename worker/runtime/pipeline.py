@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -13,8 +14,8 @@ import structlog
 from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
-from worker.core.outcome import Interrupted, Snoozed
-from worker.core.policy import Disposition, Isolate, Requeue, decide, on_arrival
+from worker.core.outcome import Failed, Interrupted, Snoozed
+from worker.core.policy import DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
 from worker.core.report import AttemptReport
 from worker.runtime.attempt import Attempt
 from worker.runtime.clock import Clock
@@ -65,6 +66,7 @@ class Pipeline:
         self._settlements = Settlements(rules.copies, clock.now, fresh_id)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._closing = False
         self._giving_back = asyncio.Event()
         self._epoch: Epoch | None = None
         self.inflight = InFlight(clock)
@@ -91,6 +93,7 @@ class Pipeline:
     async def tidy(self) -> None:
         """For ever: forget what is safely settled, and what no redelivery will join any more."""
         while True:
+            await self.inflight.untidy()
             await self._clock.sleep(TIDY_EVERY)
             for record in self.inflight.expire():
                 log.info("redelivery.not_seen", **record.info, phase=record.phase.value)
@@ -114,7 +117,9 @@ class Pipeline:
         self.stop_starting()
         self._giving_back.set()
         for record in self.inflight:
-            if record.phase is Phase.WAITING and record.task is not None:
+            # A task cancelled before its first step would settle nothing; such a one has read no job yet, and sees
+            # for itself that nothing starts any more.
+            if record.phase is Phase.WAITING and record.task is not None and record.job is not None:
                 record.task.cancel()
 
     def interrupt(self) -> None:
@@ -149,6 +154,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """End every task that is left; their deliveries go back with the connection."""
+        self._closing = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -174,7 +180,7 @@ class Pipeline:
         try:
             settlement = await self._settlement_for(record)
         except asyncio.CancelledError:
-            if record.phase is not Phase.WAITING or record.dropped:
+            if record.phase is not Phase.WAITING or record.dropped or self._closing:
                 raise
             settlement = await self._given_back(record)
         await self.settler.settle(record, settlement)
@@ -210,7 +216,7 @@ class Pipeline:
         try:
             payload = registration.validate(job.payload)
             keys = registration.keys(payload)
-        except Exception as error:  # noqa: BLE001 - a validator or a key function may raise anything
+        except BaseException as error:  # noqa: BLE001 - a validator or a key function may raise anything
             return Attempt.without_run(job, outcome_of(error), trouble=trouble_of(error))
         try:
             async with self._limiter.job(keys, rules.own_limits):
@@ -246,9 +252,11 @@ class Pipeline:
     # What follows.
 
     def _decide(self, attempt: Attempt, rules: TypeRules) -> Disposition:
-        return self._off_the_lane(
-            decide(attempt.ended.outcome, attempt.job_after, rules.policy, now=self._clock.now(), chance=self._chance())
-        )
+        outcome = attempt.ended.outcome
+        disposition = decide(outcome, attempt.job_after, rules.policy, now=self._clock.now(), chance=self._chance())
+        if isinstance(disposition, DeadLetter) and not isinstance(outcome, Failed):
+            disposition = replace(disposition, attempts=attempt.made)  # turned away is not attempted
+        return self._off_the_lane(disposition)
 
     async def _given_back(self, record: Record) -> Settlement:
         record.phase = Phase.SETTLING  # decided: give_back() cancels what is still on its way

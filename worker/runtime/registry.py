@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -70,7 +71,9 @@ class Registration:
         arguments = (payload, context) if self.wants_context else (payload,)
         if inspect.iscoroutinefunction(self.handler):
             return await self.handler(*arguments)
-        return await asyncio.to_thread(self.handler, *arguments)
+        value = await asyncio.to_thread(self.handler, *arguments)
+        # A decorator may hide an `async def` behind a plain function; left unawaited it would count as done.
+        return await value if inspect.isawaitable(value) else value
 
 
 class Registry:
@@ -140,6 +143,8 @@ class Registry:
 def _registration(type: str, handler: Handler, key: Key | None, options: Options) -> Registration:
     if not type:
         raise ValueError("a handler needs the name of its job type")
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise TypeError(f"handler of {type!r} must not be a generator: nothing would run it")
     parameters = list(inspect.signature(handler).parameters.values())
     if not 1 <= len(parameters) <= 2:
         raise TypeError(
@@ -167,9 +172,12 @@ def _both(first: Lifespan, second: Lifespan) -> Lifespan:
 
 
 def _seconds(value: float | str, name: str, *, above_zero: bool = False) -> float:
-    seconds = parse_duration(value) if isinstance(value, str) else float(value)
-    if seconds < 0 or (above_zero and seconds == 0):
-        raise ValueError(f"{name}={value!r}: a time above 0 is needed")
+    try:
+        seconds = parse_duration(value) if isinstance(value, str) else float(value)
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r}: {error}") from None
+    if not 0 <= seconds < math.inf or (above_zero and seconds == 0):
+        raise ValueError(f"{name}={value!r}: a time {'above 0' if above_zero else 'of 0 or more'} is needed")
     return seconds
 
 

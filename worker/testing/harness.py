@@ -124,14 +124,17 @@ class Harness:
         real seconds the clock moves on to the next timer.
         """
         until = self.clock.now() + longest
-        while not self.broker.empty:
-            await let_run()
+        while not await self._quiet():
             if self.pipeline.running and await self._progress(patience):
                 continue
             due = self.clock.next_due
             if due is None or self.clock.now() + due > until:
                 raise TimeoutError(f"not quiet after {longest:g} s: {self.pipeline.jobs()}")
             await self.clock.advance(due)
+
+    async def _quiet(self) -> bool:
+        await let_run()
+        return self.broker.empty
 
     async def _progress(self, patience: float) -> bool:
         before = (len(self.reports.all), self.pipeline.running)

@@ -40,11 +40,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings, where each was written, and what works but is hardly meant."""
+    """The settings, where each was written, and what works but is hardly meant.
+
+    `own_warnings` are those of `warnings` that somebody's setting has part in; the rest come with the defaults.
+    """
 
     settings: Settings
     sources: Mapping[str, Source]
     warnings: tuple[str, ...] = ()
+    own_warnings: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[Row]:
         for one in SETTINGS:
@@ -82,8 +86,9 @@ def load_settings(
     problems += _together(loaded, contradictions(loaded.settings, loaded.where), wrong)
     if problems:
         raise SettingsError(problems)
-    warnings = tuple(one.text for one in doubts(loaded.settings, loaded.where))
-    return Loaded(loaded.settings, sources, warnings)
+    found = list(doubts(loaded.settings, loaded.where))
+    own = (one.text for one in found if not one.about or not sources.keys().isdisjoint(one.about))
+    return Loaded(loaded.settings, sources, tuple(one.text for one in found), tuple(own))
 
 
 def _file(config_path: str | Path | None, directory: Path) -> Level | Problem:

@@ -1,0 +1,120 @@
+"""Dead letters for people and for programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.cli.terminal import printable
+from worker.core.message import Properties
+
+if TYPE_CHECKING:
+    from worker.amqp.dead import DeadLetter
+
+LONGEST_DETAIL: Final = 80
+_UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def as_row(letter: DeadLetter, now: float) -> tuple[str, ...]:
+    """A line of the list: id, type, reason, attempts, age, detail."""
+    detail = letter.detail if len(letter.detail) <= LONGEST_DETAIL else f"{letter.detail[: LONGEST_DETAIL - 3]}..."
+    age = "-" if letter.died_at is None else rough_age(now - letter.died_at)
+    return (letter.id, letter.type or "-", letter.reason or "-", str(letter.attempts), age, detail)
+
+
+def rough_age(seconds: float) -> str:
+    """The largest unit that fits, rounded down: 90 seconds are 1m."""
+    return next((f"{int(seconds // size)}{unit}" for unit, size in _UNITS if seconds >= size), "0s")
+
+
+def summary(letter: DeadLetter) -> dict[str, Any]:
+    """A letter in a JSON list."""
+    return {
+        "id": letter.id,
+        "type": letter.type or None,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "died_at": None if letter.died_at is None else _moment(letter.died_at),
+        "message_id": letter.message_id,
+        "size": letter.message.size,
+    }
+
+
+def as_record(letter: DeadLetter) -> dict[str, Any]:
+    """A letter in full. The body is under `json`, or `base64` when it is no JSON; None when it is too large to hold."""
+    return summary(letter) | {"properties": _properties(letter), **_body(letter)}
+
+
+def as_text(letter: DeadLetter) -> str:
+    """A letter in full, for people."""
+    return "\n".join(_lines(letter))
+
+
+def _lines(letter: DeadLetter) -> Iterator[str]:
+    properties = _properties(letter)
+    headers = properties.pop("headers", {})
+    for name, value in (summary(letter) | properties).items():
+        if value is not None:
+            yield f"{name:<16}  {printable(str(value))}"
+    for name, value in headers.items():
+        yield f"{printable(name)}: {printable(value if isinstance(value, str) else json.dumps(value))}"
+    yield ""
+    yield _shown_body(letter)
+
+
+def _shown_body(letter: DeadLetter) -> str:
+    body = _body(letter)
+    if "json" in body:
+        return json.dumps(body["json"], indent=2)
+    if body["base64"] is None:
+        return f"({letter.message.size} bytes, too large to be shown)"
+    text = letter.message.body.decode("utf-8", "backslashreplace")
+    return "\n".join(map(printable, text.splitlines()))
+
+
+def _properties(letter: DeadLetter) -> dict[str, Any]:
+    properties = letter.message.properties
+    if not isinstance(properties, Properties):
+        return {"raw": _base64(properties.raw)}
+    found = {one.name: getattr(properties, one.name) for one in fields(properties) if one.name != "headers"}
+    return {
+        **{name: value for name, value in found.items() if value is not None},
+        "headers": _plain(properties.headers),
+    }
+
+
+def _body(letter: DeadLetter) -> dict[str, Any]:
+    if not letter.message.buffered:
+        return {"base64": None}
+    try:
+        return {"json": json.loads(letter.message.body)}
+    except (ValueError, RecursionError):
+        return {"base64": _base64(letter.message.body)}
+
+
+def _plain(value: Any) -> Any:
+    """A header's value as JSON can hold it."""
+    match value:
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case bytes() | bytearray():
+            return _base64(bytes(value))
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
