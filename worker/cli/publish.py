@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import time
@@ -147,6 +146,8 @@ async def _see_to_queues(settings: Settings, *, declare: bool) -> None:
 
 async def _pump(publisher: Publisher, order: Order, done: _Done, advance: Callable[[], Any]) -> str:
     """Publish all of it; what went wrong, "" for nothing. After a failure nothing new is sent."""
+    import asyncio
+
     from worker.core.broker import PublishFailed
 
     messages = order.messages()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +22,8 @@ LONGEST_PAUSE: Final = 2.0
 
 def with_broker(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run `work` and give its exit code back, or the one for a broker that does not answer or refuses."""
+    import asyncio
+
     from worker.amqp.connecting import Refused, Unreachable
     from worker.ops.log import configure_logging
 

@@ -61,6 +61,7 @@ def doubts(settings: Settings, where: Where) -> Iterator[Finding]:
         text = f"{where('step_timeout')} is longer than {where('job_timeout')}, which ends the step first"
         yield Finding(("step_timeout", "job_timeout"), text)
     yield from _open_doors(settings, where)
+    yield from _tables(settings)
 
 
 def _too_long_for_the_broker(settings: Settings, where: Where) -> Iterator[Finding]:
@@ -97,6 +98,9 @@ def _open_doors(settings: Settings, where: Where) -> Iterator[Finding]:
     if settings.admin_token is not None and len(settings.admin_token.reveal()) < _SHORT_TOKEN:
         text = f"{where('admin_token')} has less than {_SHORT_TOKEN} characters: it can be guessed"
         yield Finding(("admin_token",), text)
+
+
+def _tables(settings: Settings) -> Iterator[Finding]:
     for name, limit in settings.limits.items():
         if limit.rate is not None:
             yield Finding((), f'limits."{name}": rate is not kept by this version, only concurrency is')
