@@ -11,6 +11,7 @@ import pytest
 
 from worker.amqp.connecting import Access, Connected, Node, Refused, open_connection
 from worker.amqp.dead import DeadQueue, read_letter
+from worker.amqp.frames import WireProperties
 from worker.amqp.publisher import Publisher
 from worker.amqp.queues import passive_count, prepare
 from worker.core.copies import CopyRules, dead_copy, malformed_copy
@@ -90,6 +91,12 @@ def test_a_letter_of_the_broker_has_the_reason_of_its_death(by_the_broker: str, 
     found = letter({"x-death": [death(by_the_broker)]}, user=None, message_id="m-1")
     assert (found.id, found.reason, found.attempts, found.died_at) == ("m-1", reason, 0, 1000.0)
     assert found.detail
+
+
+def test_a_job_that_never_ran_died_at_its_first_delivery() -> None:
+    headers = {"x-worker-reason": "invalid_payload", "x-worker-attempt": 0, "x-worker-first-seen": 1_500_000}
+    assert letter(headers).died_at == 1500.0
+    assert letter(headers | {"x-worker-snoozes": 2}).died_at is None
 
 
 def test_a_wait_that_ended_is_no_death() -> None:
@@ -196,6 +203,22 @@ async def test_letters_do_not_wear_out(place: Place) -> None:
     await place.put("job-1")
     for _ in range(25):
         assert await place.ids() == ["job-1"]
+
+
+async def test_a_message_that_cannot_be_read_is_a_letter_too(place: Place) -> None:
+    connected = await place.connect()
+    channel = await connected.amqp.channel()
+    content_type = WireProperties(b"\x80\x00\x01\xff", "not-in-it")
+    await channel.basic_publish(b"1", routing_key=place.topology.dead_name, properties=content_type)  # type: ignore[arg-type]
+    await connected.close()
+    await place.put("job-1")
+    dead = await place.dead()
+    first, second = (await dead.read()).letters
+    await dead.close()
+    assert (first.reason, first.detail) == ("malformed", "undecodable properties: content_type: not UTF-8")
+    assert first.message.body == b"1"
+    assert second.id == "job-1"
+    assert await place.ids() == [first.id, "job-1"]
 
 
 async def test_a_window_says_how_many_there_are(place: Place) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Broker, Cli, headers_of
+from worker.dev.node import Node
 
 
 def put_letter(
@@ -231,3 +232,25 @@ def test_letters_made_by_the_broker_have_its_reasons(cli: Cli, broker: Broker) -
         ("large", "too_large", 0),
     ]
     assert all(abs(datetime.fromisoformat(one["died_at"]).timestamp() - time.time()) < 60 for one in found)
+
+
+def test_a_user_without_rights_is_told_which(cli: Cli, node: Node) -> None:
+    node.ctl("add_user", "blind", "blind-secret")
+    node.ctl("set_permissions", "blind", "nothing", "nothing", "nothing")
+    url = node.url.replace("guest:guest", "blind:blind-secret")
+    held = Broker(node.url, "cli-blind")
+    held.declare()
+    put_letter(held, "a")
+    try:
+        listed = cli("dead", "list", "--amqp-url", url, "--queue", "cli-blind")
+        checked = cli("check", "--amqp-url", url, "--queue", "cli-blind")
+        published = cli("publish", "t", "--amqp-url", url, "--queue", "cli-blind")
+    finally:
+        held.close()
+        node.ctl("delete_user", "blind")
+    assert listed.code == 78
+    assert "give the broker user the right to read it" in listed.errors[0]
+    assert checked.code == 1
+    assert "fail  queue 'cli-blind'" in checked.out
+    assert published.code == 1
+    assert "blind-secret" not in listed.err + checked.out + published.err

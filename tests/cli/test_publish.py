@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 from urllib.parse import urlsplit
 
@@ -96,6 +98,20 @@ def test_a_queue_that_is_missing_is_named_with_the_fix(cli: Cli, broker: Broker)
         f"queue '{broker.queue}' does not exist: start the worker once, or add --declare; 0 of 300 were published"
     ]
     assert ended.out == ""
+
+
+def test_an_interrupted_publish_says_how_far_it_came(cli: Cli, broker: Broker) -> None:
+    broker.declare()
+    with cli.started("publish", "t", "--count", "1000000") as process:
+        deadline = time.monotonic() + 30
+        while broker.count(broker.queue) == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    said = re.fullmatch(r"interrupted: ([0-9]+) of 1000000 were published for certain\n", err)
+    assert said is not None
+    assert 0 < int(said[1]) <= broker.count(broker.queue)
 
 
 def test_a_queue_with_other_arguments_is_refused(cli: Cli, broker: Broker) -> None:

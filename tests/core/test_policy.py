@@ -40,7 +40,6 @@ class Case:
     expected: Disposition
     job: dict[str, Any] = field(default_factory=dict)
     chance: float = 0.5
-    ran: bool = True
 
 
 ENDS = {
@@ -57,15 +56,6 @@ ENDS = {
         Rejected("http_status", "status 404"), DeadLetter("http_status", "status 404", 1), {"attempt": 1}
     ),
     "a rejected job is dead whatever is left of its attempts": Case(Rejected("tls"), DeadLetter("tls", "", 2)),
-    "a job rejected before its first run has made no attempt": Case(
-        Rejected("invalid_payload", "id: missing"),
-        DeadLetter("invalid_payload", "id: missing", 0),
-        {"attempt": 1},
-        ran=False,
-    ),
-    "a job rejected before its third run has made two": Case(
-        Rejected("invalid_payload"), DeadLetter("invalid_payload", "", 2), {"attempt": 3}, ran=False
-    ),
     # Snoozed
     "a snooze is free and counted": Case(Snoozed(30.0, "busy_key"), Park(30.0, 2, 4, 1, "busy_key")),
     "a snooze of no time is still parked": Case(Snoozed(0.0, "handler"), Park(0.0, 2, 4, 1, "handler")),
@@ -80,15 +70,6 @@ ENDS = {
     ),
     "a snooze past the age is expired at once": Case(Snoozed(900.001, "handler"), DeadLetter("expired", TOO_OLD, 2)),
     "a snooze for ever is expired at once": Case(Snoozed(float("inf"), "handler"), DeadLetter("expired", TOO_OLD, 2)),
-    "a snooze before a run that comes too late has made no attempt": Case(
-        Snoozed(901.0, "busy_key"), DeadLetter("expired", TOO_OLD, 0), {"attempt": 1}, ran=False
-    ),
-    "a snooze before a run past the deadline has made no attempt": Case(
-        Snoozed(60.0, "busy_key"),
-        DeadLetter("expired", TOO_LATE, 0),
-        {"attempt": 1, "wait_deadline": NOW + 59},
-        ran=False,
-    ),
     "a snooze to the deadline is granted": Case(
         Snoozed(60.0, "handler"), Park(60.0, 2, 4, 1, "handler"), {"wait_deadline": NOW + 60}
     ),
@@ -134,9 +115,6 @@ ENDS = {
     "a backoff past the deadline is expired at once": Case(
         Failed("E"), DeadLetter("expired", TOO_LATE, 2), {"wait_deadline": NOW + 4.9}
     ),
-    "a failure before the run costs an attempt too": Case(
-        Failed("KeyError", after=1.0), Park(1.0, 3, 3, 1, "retry"), ran=False
-    ),
     # Interrupted
     "an interruption without finished steps gives the delivery back": Case(Interrupted(), Requeue()),
     "giving back looks at no bound": Case(Interrupted(), Requeue(), {"first_seen": 0.0, "wait_deadline": 1.0}),
@@ -176,7 +154,7 @@ ENDS = {
 def test_decide(name: str) -> None:
     case = ENDS[name]
     job = replace(JOB, **case.job)
-    assert decide(case.outcome, job, POLICY, now=NOW, chance=case.chance, ran=case.ran) == case.expected
+    assert decide(case.outcome, job, POLICY, now=NOW, chance=case.chance) == case.expected
 
 
 def test_one_attempt_is_enough_to_be_spent() -> None:

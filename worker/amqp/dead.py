@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from aiormq.exceptions import ChannelAccessRefused
 from pamqp import commands
 
 from worker.amqp.connecting import BROKEN, Connected, Refused, Unreachable
@@ -42,7 +43,7 @@ _End = tuple[str | None, str, int, float | None]
 class DeadLetter:
     """A letter as it can be understood. `reason` None: nothing tells why it is here. `died_at` in epoch seconds.
 
-    `id` is the job's; a message that has none goes by a hash of its content. `believed`: a trusted user wrote it, so
+    `id` is the job's; a message that has none goes by a hash of its body. `believed`: a trusted user wrote it, so
     that its x-worker-* headers count.
     """
 
@@ -70,7 +71,7 @@ def read_letter(message: Message, topology: Topology, trusted: frozenset[str]) -
     properties = message.properties
     if isinstance(properties, Undecodable):
         detail = f"undecodable properties: {properties.fault}"
-        return DeadLetter(_hash(properties.raw, message.body), "", "malformed", detail, 0, None, False, message)
+        return DeadLetter(_hash(message.body), "", "malformed", detail, 0, None, False, message)
     believed = properties.user_id in trusted
     claims: Mapping[str, Any] = properties.headers if believed else {}
     named = _text(claims, "x-worker-id") or properties.message_id
@@ -124,11 +125,19 @@ class DeadQueue:
         wanted = min(total, window)
         pile = _Pile(wanted, lambda message: read_letter(message, self._topology, self._trusted), keep_body)
         if wanted:
-            await self._session.open([Lane(name, wanted, pile)], lambda: Epoch(1))
+            await self._consume(Lane(name, wanted, pile))
             await pile.complete()
             if self._session.is_lost:
                 raise Unreachable(f"{self._connected.node.shown}: {self._session.reason}")
         return Reading(tuple(pile.held), max(total, len(pile.held)))
+
+    async def _consume(self, lane: Lane) -> None:
+        try:
+            await self._session.open([lane], lambda: Epoch(1))
+        except Unreachable as error:
+            if isinstance(error.__cause__, ChannelAccessRefused):
+                raise _no_right(lane.queue, error.__cause__) from error
+            raise
 
     async def take(self, held: Held) -> None:
         """Acknowledge a letter: it is gone. EpochLost when the broker has it back already."""
@@ -184,11 +193,17 @@ class _Pile:
 async def _number(connected: Connected, queue: str) -> int:
     try:
         total = await passive_count(connected.amqp, queue)
+    except ChannelAccessRefused as error:
+        raise _no_right(queue, error) from error
     except BROKEN as error:
         raise Unreachable(f"{connected.node.shown}: {error}") from error
     if total is None:
         raise Refused(f"queue {queue!r} does not exist: is WORKER_QUEUE right? A worker that runs declares it")
     return total
+
+
+def _no_right(queue: str, error: Exception) -> Refused:
+    return Refused(f"queue {queue!r}: {error}; give the broker user the right to read it")
 
 
 def _death(headers: Mapping[str, Any], topology: Topology) -> Mapping[str, Any] | None:
@@ -203,7 +218,9 @@ def _end_by_the_worker(claims: Mapping[str, Any]) -> _End:
     reason = _text(claims, "x-worker-reason")
     if reason not in REASONS:
         return None, "put here by neither the worker nor the broker", 0, None
-    return reason, _text(claims, "x-worker-detail"), _count(claims, "x-worker-attempt"), _last_end(claims)
+    attempts = _count(claims, "x-worker-attempt")
+    died_at = _last_end(claims) if attempts else _first_delivery(claims)
+    return reason, _text(claims, "x-worker-detail"), attempts, died_at
 
 
 def _end_by_the_broker(death: Mapping[str, Any], claims: Mapping[str, Any]) -> _End:
@@ -240,6 +257,12 @@ def _last_end(claims: Mapping[str, Any]) -> float | None:
         return None
 
 
+def _first_delivery(claims: Mapping[str, Any]) -> float | None:
+    """When a job died that neither ran nor waited."""
+    first_seen = _count(claims, "x-worker-first-seen")
+    return first_seen / 1000 if first_seen and not _count(claims, "x-worker-snoozes") else None
+
+
 def _text(headers: Mapping[str, Any], name: str) -> str:
     value = headers.get(name)
     return value if isinstance(value, str) else ""
@@ -250,8 +273,6 @@ def _count(headers: Mapping[str, Any], name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return f"sha256-{digest.hexdigest()}"
+def _hash(body: bytes) -> str:
+    # Of the body alone: the properties are not the same each time, the broker counts deliveries in them.
+    return f"sha256-{hashlib.sha256(body).hexdigest()}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelAccessRefused
 
 from worker.amqp.connecting import BROKEN, Connected, Unreachable
 from worker.amqp.queues import Mode, conflicts, passive_count
@@ -30,7 +31,10 @@ async def inspect_queues(connected: Connected, queues: Iterable[Queue], mode: Mo
 
 
 async def _inspect(amqp: AbstractConnection, queue: Queue, mode: Mode) -> QueueState:
-    messages = await passive_count(amqp, queue.name)
+    try:
+        messages = await passive_count(amqp, queue.name)
+    except ChannelAccessRefused as error:
+        return QueueState(queue, None, f"queue {queue.name!r}: {error}; give the broker user rights to its queues")
     if messages is None:
         return QueueState(queue, None)
     # An equal declaration of a queue that is there changes nothing, and is the only way to compare arguments.

@@ -90,7 +90,7 @@ class Publisher:
         except (Unreachable, Refused, ValueError) as error:
             raise PublishFailed(str(error)) from error
         except BROKEN as error:
-            raise PublishFailed(f"the publishing connection broke ({type(error).__name__})") from error
+            raise PublishFailed(f"the publishing connection broke: {str(error) or type(error).__name__}") from error
 
     async def close(self) -> None:
         """End the connection; later publishes fail."""
@@ -167,6 +167,7 @@ class Publisher:
                 mandatory=True,
                 wait=False,
             )
+            self.blocked = False
         finally:
             self._waiting.pop(properties.message_id, None)
 

@@ -15,7 +15,7 @@ import typer
 
 from worker.cli.options import BROKER, Given, takes
 from worker.cli.reaching import reach, with_broker
-from worker.cli.terminal import error, printable, warn
+from worker.cli.terminal import error, note, printable, warn
 from worker.core import strict_json
 from worker.core.job import MAX_ID, MAX_NOT_BEFORE, safe_id
 from worker.core.message import Message, Outgoing, Properties
@@ -89,17 +89,22 @@ def publish(
 
 
 async def _publish(settings: Settings, order: Order, *, declare: bool) -> int:
+    import asyncio
+
     from worker.amqp.publisher import Publisher
     from worker.cli.wiring import access_of
 
+    done = _Done(order)
     access = access_of(settings, "worker publish")
     await _see_to_queues(settings, declare=declare)
     publisher = Publisher(access)
     try:
         await publisher.open()
-        done = _Done(order)
         with _progress(order.count) as advance:
             failure = await _pump(publisher, order, done, advance)
+    except asyncio.CancelledError:
+        note(f"interrupted: {done.count} of {order.count} were published for certain")
+        raise
     finally:
         await publisher.close()
     if failure:

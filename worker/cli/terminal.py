@@ -29,7 +29,8 @@ def note(text: object) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=not _takes_utf8()))
+    """`value` in ASCII: nothing that a publisher wrote is obeyed by a terminal, or refused by an encoding."""
+    print(json.dumps(value, indent=2))
 
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -54,7 +55,3 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else UNBOUNDED, highlight=False)
-
-
-def _takes_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

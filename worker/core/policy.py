@@ -96,24 +96,15 @@ def on_arrival(job: Job, *, now: float, delivery_count: int, suspect_lane: bool)
     return None
 
 
-def decide(
-    outcome: Outcome, job: Job, policy: RetryPolicy, *, now: float, chance: float, ran: bool = True
-) -> Disposition:
-    """What becomes of `job` after `outcome`. `now` is in epoch seconds, `chance` from [0, 1).
-
-    `ran` is False when the job was turned away before its handler; then this attempt is none of those made, unless it
-    failed: a failure costs one either way.
-    """
-    made = job.attempt if ran else job.attempt - 1
+def decide(outcome: Outcome, job: Job, policy: RetryPolicy, *, now: float, chance: float) -> Disposition:
+    """What becomes of `job` after `outcome`. `now` is in epoch seconds, `chance` from [0, 1)."""
     match outcome:
         case Succeeded():
             return Ack()
         case Rejected(reason, detail):
-            return DeadLetter(reason, detail, made)
+            return DeadLetter(reason, detail, job.attempt)
         case Snoozed(delay, reason):
-            return _park(
-                job, policy, now, delay, attempt=job.attempt, snoozes=job.snoozes + 1, reason=reason, made=made
-            )
+            return _park(job, policy, now, delay, attempt=job.attempt, snoozes=job.snoozes + 1, reason=reason)
         case Failed():
             return _after_failure(outcome, job, policy, now, chance)
         case Interrupted():
@@ -156,14 +147,12 @@ def _park(
     snoozes: int,
     reason: str,
     interruptions: int | None = None,
-    made: int | None = None,
 ) -> Disposition:
-    made = job.attempt if made is None else made
     due = now + delay
     if due > job.first_seen + policy.max_age:
         detail = f"the next run would be later than {policy.max_age:g} s after the first delivery"
-        return DeadLetter("expired", detail, made)
+        return DeadLetter("expired", detail, job.attempt)
     if job.wait_deadline is not None and due > job.wait_deadline:
-        return DeadLetter("expired", "the next run would be after the deadline", made)
+        return DeadLetter("expired", "the next run would be after the deadline", job.attempt)
     kept = job.interruptions if interruptions is None else interruptions
     return Park(delay, attempt, snoozes, kept, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json as jsonlib
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -174,14 +175,14 @@ class Context:
         """
         if concurrency < 1:
             raise ValueError(f"map(concurrency={concurrency}): 1 or more is needed")
-        todo = list(enumerate(items))
+        todo = deque(enumerate(items))
         results: dict[int, T] = {}
         failed = False
 
         async def lane() -> None:
             nonlocal failed
             while todo and not failed:
-                number, item = todo.pop(0)
+                number, item = todo.popleft()
                 try:
                     results[number] = await self.step(f"{name}/{number}", fn, item, timeout=timeout, retry=retry)
                 except BaseException:

@@ -143,6 +143,8 @@ class Registry:
 def _registration(type: str, handler: Handler, key: Key | None, options: Options) -> Registration:
     if not type:
         raise ValueError("a handler needs the name of its job type")
+    if not inspect.isroutine(handler):
+        raise TypeError(f"handler of {type!r} must be a function or a method, not {handler!r}")
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
         raise TypeError(f"handler of {type!r} must not be a generator: nothing would run it")
     parameters = list(inspect.signature(handler).parameters.values())

@@ -52,7 +52,8 @@ class ResultForm:
     def to_json(self, name: str, value: Any) -> Any:
         """`value` as plain JSON; a TypeError naming the step when it cannot be."""
         try:
-            plain = value if self._adapter is None else self._adapter.dump_python(value, mode="json")
+            # Pydantic's warnings would repeat the value; what does not fit the annotation shows when it is read back.
+            plain = value if self._adapter is None else self._adapter.dump_python(value, mode="json", warnings=False)
             return json.loads(json.dumps(plain, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise TypeError(
