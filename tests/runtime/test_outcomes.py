@@ -35,41 +35,48 @@ class Toy:
 
     async def play(self, way: str, context: Context) -> Any:
         self.seen.append(way)
-        match way:
-            case "returns":
-                return "value"
-            case "hangs":
+        if way in ERRORS:
+            raise ERRORS[way]
+        return await getattr(self, way.replace(" ", "_"))()
+
+    async def returns(self) -> str:
+        return "value"
+
+    async def hangs(self) -> None:
+        await self.release.wait()
+
+    async def cancels_itself(self) -> None:
+        raise asyncio.CancelledError
+
+    async def cancels_its_task(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def swallows_cancellation(self) -> None:
+        while not self.release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
                 await self.release.wait()
-            case "cancels itself":
-                raise asyncio.CancelledError
-            case "cancels its task":
-                task = asyncio.current_task()
-                assert task is not None
-                task.cancel()
-                await asyncio.sleep(0)
-            case "swallows cancellation":
-                while not self.release.is_set():
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await self.release.wait()
-            case "returns late":
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self.release.wait()
-                return "too late"
-            case "rejects late":
-                try:
-                    await self.release.wait()
-                except asyncio.CancelledError:
-                    raise Reject("on the way out") from None
-            case "cleans up":
-                async with contextlib.AsyncExitStack() as stack:
-                    stack.push_async_callback(self._tidy)
-                    try:
-                        await self.release.wait()
-                    finally:
-                        self.seen.append("finally")
-            case _:
-                raise ERRORS[way]
-        return None
+
+    async def returns_late(self) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.release.wait()
+        return "too late"
+
+    async def rejects_late(self) -> None:
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            raise Reject("on the way out") from None
+
+    async def cleans_up(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._tidy)
+            try:
+                await self.release.wait()
+            finally:
+                self.seen.append("finally")
 
     async def _tidy(self) -> None:
         await asyncio.sleep(0)
@@ -136,10 +143,6 @@ async def test_each_way_to_end(way: str) -> None:
     report = await first_report(Toy(), way)
     assert (report.outcome, report.disposition, report.reason, report.detail, report.next_in) == ENDS[way]
     assert report.ran
-
-
-async def test_every_way_is_told() -> None:
-    assert set(ENDS) >= set(ERRORS)
 
 
 async def test_an_error_is_told_by_type_and_place_and_not_by_its_text() -> None:
@@ -326,9 +329,7 @@ async def test_an_unknown_field_comes_with_the_nearest_name() -> None:
     ],
     ids=["no JSON", "no type", "an encoding", "too large"],
 )
-async def test_what_is_no_job_is_dead_lettered_with_its_body(
-    body: bytes, properties: Properties, reason: str
-) -> None:
+async def test_what_is_no_job_is_dead_lettered_with_its_body(body: bytes, properties: Properties, reason: str) -> None:
     toy = Toy()
     async with Harness(toy.registry) as harness:
         harness.broker.put(body, properties)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from worker.core.message import Delivery, Message, Outgoing, Properties
 from worker.runtime.context import Context
 from worker.runtime.registry import Registry
 from worker.runtime.telemetry import Silent
-from worker.testing import MemoryBroker
+from worker.testing import JobResult, MemoryBroker, run_job
 from worker.testing.clock import ManualClock
 
 
@@ -35,6 +36,38 @@ def raising(error: BaseException) -> Callable[[], Any]:
         raise error
 
     return end
+
+
+Body = Callable[[Context], Awaitable[Any]]
+
+
+def one(body: Body, **options: Any) -> Registry:
+    """A registry whose handler `job` is `body`."""
+    registry = Registry()
+
+    @registry.handler("job", backoff=(10, 10), attempts=options.pop("attempts", 3), **options)
+    async def job(payload: Any, context: Context) -> Any:
+        return await body(context)
+
+    return registry
+
+
+async def run(body: Body, **options: Any) -> JobResult:
+    return await run_job(one(body, **options), "job")
+
+
+@dataclass
+class Ran:
+    """A step that counts how often each name of it ran."""
+
+    names: list[str] = field(default_factory=list)
+
+    async def __call__(self, name: str) -> str:
+        self.names.append(name)
+        return name.upper()
+
+    async def step(self, name: str) -> str:
+        return await self(name)
 
 
 class RecordingBroker(MemoryBroker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, assert_never
 
@@ -38,8 +39,12 @@ class Settler:
         self._telemetry = telemetry
         self._chance = chance
         self._giving_up = False
-        self.held = 0
+        self._holds: set[asyncio.Event] = set()
+
+    @property
+    def held(self) -> int:
         """Deliveries that wait for the broker to take their copies, after a first refusal."""
+        return len(self._holds)
 
     async def settle(self, record: Record, settlement: Settlement) -> None:
         """Return when the delivery is settled, or when it is void and its redelivery went elsewhere."""
@@ -63,6 +68,8 @@ class Settler:
     def give_up(self) -> None:
         """From now on a delivery whose copies are not taken is given back instead of held: the drain ends."""
         self._giving_up = True
+        for hold in self._holds:
+            hold.set()
 
     async def flush(self, epoch: Epoch) -> None:
         """Return once everything settled so far under `epoch` is safe. EpochLost when it cannot be."""
@@ -96,20 +103,24 @@ class Settler:
                 await self._broker.publish(copy)
                 record.confirmed += 1
             except PublishFailed as error:
-                if self._giving_up:
+                if not self._giving_up:
+                    pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+                    await self._hold(copy.queue, str(error), pause)
+                if self._giving_up:  # perhaps since the hold: a drain has no time for one more publish
                     record.settlement, record.confirmed = GIVE_BACK, 0
                     return True
-                pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
-                await self._hold(copy.queue, str(error), pause)
         return not record.void
 
     async def _hold(self, queue: str, error: str, pause: float) -> None:
         log.error("settle.publish_failed", queue=queue, error=error, again_in=round(pause, 1))
-        self.held += 1
+        over = asyncio.Event()
+        timer = self._clock.call_later(pause * (0.5 + self._chance()), over.set)
+        self._holds.add(over)
         try:
-            await self._clock.sleep(pause * (0.5 + self._chance()))
+            await over.wait()
         finally:
-            self.held -= 1
+            timer.cancel()
+            self._holds.discard(over)
 
     async def _finish(self, delivery: Delivery, finish: Finish) -> None:
         match finish:
