@@ -174,7 +174,12 @@ class Pipeline:
     def _spawn(self, record: Record, way: Coroutine[Any, Any, None]) -> None:
         record.task = asyncio.get_running_loop().create_task(way)
         self._tasks.add(record.task)
-        record.task.add_done_callback(self._tasks.discard)
+        record.task.add_done_callback(self._way_ended)
+
+    def _way_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pipeline.unsettled", exc_info=error)
 
     async def _work(self, record: Record) -> None:
         try:
@@ -183,6 +188,10 @@ class Pipeline:
             if record.phase is not Phase.WAITING or record.dropped or self._closing:
                 raise
             settlement = await self._given_back(record)
+        except Exception:
+            # A fault of ours. Neither held for ever nor tried for ever: the broker moves it to the dead queue.
+            log.exception("pipeline.failed", **record.info)
+            settlement = REFUSE
         await self.settler.settle(record, settlement)
 
     async def _settlement_for(self, record: Record) -> Settlement:
