@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import pickle
 import signal
 import socket
@@ -74,8 +75,10 @@ class Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
+        # Not Process.send_signal: that looks whether the process has ended, and takes the exit code from asyncio.
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
 
 async def start_child(command: Sequence[str], order: Any) -> Child:

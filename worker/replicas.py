@@ -26,6 +26,9 @@ HEALTHY_AFTER: Final = 60.0
 SILENT_AFTER: Final = 20.0
 """Seconds without a word from a process until its loop counts as stuck."""
 
+UNREADY_AFTER: Final = 8.0
+"""Seconds without a word from a process until nobody can say that it consumes. It says something every two."""
+
 KILL_AFTER: Final = 1.0
 """Seconds beyond the grace until a process that does not end is killed."""
 
@@ -77,6 +80,8 @@ class _Replica:
     heard: float = 0.0
     started: asyncio.Event = field(default_factory=asyncio.Event)
     failed: Failed | None = None
+    is_up: bool = False
+    """Whether this child has said that it consumes."""
     asked: list[asyncio.Future[Any]] = field(default_factory=list)
     metrics: Snapshot = field(default_factory=list)
 
@@ -116,6 +121,11 @@ class Replicas:
         failures = [replica.failed for replica in self._replicas if replica.failed is not None]
         return failures[0] if failures else self._replicas[0].state
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop()` was called."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Let all drain; a second call ends them at once."""
         again = self._stopping.is_set()
@@ -142,7 +152,8 @@ class Replicas:
         return Check(not stuck, {"replicas": len(self._replicas), "stuck": stuck})
 
     async def ready(self) -> Check:
-        states = [replica.state if replica.child is not None else {} for replica in self._replicas]
+        since = asyncio.get_running_loop().time() - UNREADY_AFTER
+        states = [replica.state if replica.child and replica.heard > since else {} for replica in self._replicas]
         consuming = sum(bool(state.get("consuming")) and not state.get("draining") for state in states)
         ok = consuming == len(states) and not self._stopping.is_set()
         detail = {"consuming": consuming, "replicas": len(states), "draining": self._stopping.is_set()}
@@ -171,7 +182,11 @@ class Replicas:
         pause, loop = FIRST_PAUSE, asyncio.get_running_loop()
         while True:
             since = loop.time()
-            code = await self._live_once(replica)
+            try:
+                code = await self._live_once(replica)
+            except OSError as error:  # no memory, no descriptors, no processes: perhaps later
+                log.error("replica.not_started", replica=replica.number, reason=error.strerror)  # noqa: TRY400
+                code = 1
             if self._stopping.is_set() or replica.failed is not None:
                 replica.started.set()
                 return code
@@ -183,6 +198,7 @@ class Replicas:
                     return 0
 
     async def _live_once(self, replica: _Replica) -> int:
+        replica.is_up = False
         child = replica.child = await start_child(self._command, self._order(replica.number))
         if self._stopping.is_set():
             child.signal(signal.SIGTERM)
@@ -192,6 +208,8 @@ class Replicas:
                 self._hear(replica, await child.link.receive())
         code = await child.ended()
         watching.cancel()
+        if code == -signal.SIGTERM and self._stopping.is_set() and not replica.is_up:
+            code = 0  # it was told to stop before it could listen, and had nothing to drain
         self._forget(replica)
         return code
 
@@ -200,6 +218,7 @@ class Replicas:
         match word:
             case Started(facts):
                 replica.state = {**replica.state, **facts}
+                replica.is_up = True
                 replica.started.set()
             case State(values):
                 replica.state = values

@@ -21,10 +21,11 @@ from worker.core.policy import RetryPolicy
 from worker.core.topology import Topology
 from worker.ops.metrics import Metrics
 from worker.ops.settings import Settings
+from worker.ops.settings.contradictions import HANDBACK
 from worker.ops.telemetry import OpsTelemetry
 from worker.runtime.clock import SystemClock
 from worker.runtime.context import Tools
-from worker.runtime.executor import Executor, LocalExecutor
+from worker.runtime.executor import DRAIN_CLEANUP, Executor, LocalExecutor
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
@@ -33,10 +34,10 @@ from worker.runtime.transport import Transport
 
 log = structlog.get_logger("worker.service")
 
-HANDBACK: Final = 5.0
-"""Seconds of the grace that are kept for interrupting, handing back and closing."""
+LAST_WORDS: Final = 0.5
+"""Seconds of the grace for ending the process itself."""
 
-CLEANUP: Final = 2.0
+INTERRUPT_SECONDS: Final = DRAIN_CLEANUP + 1.0
 GIVE_UP: Final = 0.5
 LIFESPAN_SECONDS: Final = 2.0
 LAG_EVERY: Final = 0.5
@@ -107,16 +108,23 @@ class Service:
         self._on_change()
 
     async def shutdown(self) -> None:
-        """Drain within the grace, then close everything. Also after a `startup()` that failed half way."""
-        loop = asyncio.get_running_loop()
+        """Drain and close everything within the grace. Also after a `startup()` that failed half way."""
         grace = self._settings.drain_timeout
-        until = loop.time() + grace - min(HANDBACK, grace / 2)
+        until = asyncio.get_running_loop().time() + grace
+        try:
+            async with asyncio.timeout_at(until - min(LAST_WORDS, grace / 4)):
+                await self._drain(until - min(HANDBACK, grace / 2))
+        except TimeoutError:  # a broker that does not answer, a lifespan that does not end
+            log.warning("drain.cut_short", seconds=grace)
+
+    async def _drain(self, until: float) -> None:
+        """In the order that loses least. `until`, on the loop's clock, running jobs may go on."""
         for pipeline in self._pipelines:
             pipeline.stop_starting()
         await self._broker.stop_consuming()
         for pipeline in self._pipelines:
             pipeline.give_back()
-        await self._idle(until - loop.time())
+        await self._idle(until - asyncio.get_running_loop().time())
         await self._hand_back()
         await self._flush()
         for task in self._helpers:
@@ -174,7 +182,7 @@ class Service:
             return
         for pipeline in self._pipelines:
             pipeline.interrupt()
-        await self._idle(CLEANUP)
+        await self._idle(INTERRUPT_SECONDS)
         for pipeline in self._pipelines:
             pipeline.settler.give_up()
         await self._idle(GIVE_UP)

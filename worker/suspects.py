@@ -15,9 +15,10 @@ from typing import Any, Final
 import structlog
 
 from worker.core.job import Job
-from worker.core.outcome import Failed, Interrupted, Rejected, Succeeded
+from worker.core.outcome import Failed, Rejected, Snoozed, Succeeded
 from worker.link import Child, Link, how_it_ended, start_child
 from worker.runtime.attempt import Ended
+from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import CLEANUP, LocalExecutor, Run
 from worker.runtime.registry import Registration, Registry
 
@@ -31,7 +32,11 @@ IDLE_SECONDS: Final = 10.0
 """A child without work is kept this long, for suspects come in groups."""
 
 READY: Final = "ready"
+BEGAN: Final = "began"
 INTERRUPT: Final = "interrupt"
+
+NO_CHILD_DELAY: Final = 10.0
+"""Seconds a suspect waits when its process cannot be had: that is not its fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,10 @@ class RunOrder:
     timeout: float
 
 
+class NoChild(Exception):
+    """The child does not come up."""
+
+
 class SuspectExecutor:
     """Fulfils `worker.runtime.executor.Executor`: one child process, started when the first suspect comes."""
 
@@ -50,38 +59,61 @@ class SuspectExecutor:
         self._order = order
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[int]] = set()
 
-    def start(self, job: Job, registration: Registration, payload: Any, timeout: float) -> Run:  # noqa: ARG002 - validated again where it runs
+    def start(self, job: Job, registration: Registration, payload: Any, timeout: float) -> Run:  # noqa: ARG002 - both are looked up where it runs
         return _SuspectRun(self, RunOrder(job, timeout))
 
-    async def child(self) -> Child:
-        """The child, ready for an order. An EOFError or TimeoutError when it does not come up."""
+    async def began(self, order: RunOrder) -> Child:
+        """A child that has begun to run `order`: what becomes of it now is the job's doing. Raises NoChild."""
         if self._idle is not None:
             self._idle.cancel()
-        if self._child is None:
-            child = await start_child(self._command, self._order)
-            try:
-                async with asyncio.timeout(START_SECONDS):
-                    await child.link.receive()
-            except (EOFError, TimeoutError):
-                child.signal(signal.SIGKILL)
-                raise
-            self._child = child
-        return self._child
+        for _ in range(2):  # one that was idle may have died meanwhile: nobody's doing
+            child = self._child = self._child or await self._ready()
+            child.link.send(order)
+            with contextlib.suppress(EOFError):
+                if await child.link.receive() == BEGAN:
+                    return child
+            self.drop()
+        raise NoChild("it ends before it begins")
 
-    def ended_well(self) -> None:
-        """The child answered: keep it for a while."""
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+    def answered(self) -> None:
+        """The child is free: keep it for a while."""
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.drop)
 
-    def forget(self) -> None:
-        """The child is gone."""
-        self._child = None
-
-    def close(self) -> None:
-        """End the child, if there is one."""
+    def drop(self) -> None:
+        """End the child, if there is one; the next job gets another."""
         child, self._child = self._child, None
         if child is not None:
-            child.signal(signal.SIGKILL)  # it holds nothing: its job, if it has one, is held here
+            self._end(child)
+
+    async def aclose(self) -> None:
+        """End the child and wait for its end."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self.drop()
+        await asyncio.gather(*self._ending)
+
+    def _end(self, child: Child) -> None:
+        child.signal(signal.SIGKILL)  # it holds nothing: its job, if it has one, is held here
+        ending = asyncio.create_task(child.ended())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _ready(self) -> Child:
+        try:
+            child = await start_child(self._command, self._order)
+        except OSError as error:
+            raise NoChild(f"no process can be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                word = await child.link.receive()
+        except (EOFError, TimeoutError):
+            word = None
+        if word != READY:
+            self._end(child)
+            raise NoChild(getattr(word, "text", "it does not come up"))
+        return child
 
 
 class _SuspectRun:
@@ -93,14 +125,12 @@ class _SuspectRun:
 
     async def ended(self) -> Ended:
         try:
-            child = self._child = await self._executor.child()
-        except (EOFError, OSError, TimeoutError) as error:
-            self._executor.forget()
-            log.warning("suspects.no_child", error=type(error).__name__)
-            return self._end(Failed("the process for suspects did not start"))
+            child = self._child = await self._executor.began(self._order)
+        except NoChild as error:
+            log.error("suspects.no_child", reason=str(error))  # noqa: TRY400 - the text says it all
+            return self._end(Snoozed(NO_CHILD_DELAY, "no_child"))
         if self._interrupted:
-            return self._end(Interrupted())
-        child.link.send(self._order)
+            child.link.send(INTERRUPT)
         return await self._answer(child)
 
     def interrupt(self) -> None:
@@ -113,12 +143,12 @@ class _SuspectRun:
             async with asyncio.timeout(self._order.timeout + CLEANUP + MARGIN):
                 ended: Ended = await child.link.receive()
         except TimeoutError:  # it blocks its loop
-            self._executor.close()
+            self._executor.drop()
             return self._end(Failed(f"timeout after {self._order.timeout:g} s"))
         except EOFError:
-            self._executor.forget()
+            self._executor.drop()
             return self._crashed(await child.ended())
-        self._executor.ended_well()
+        self._executor.answered()
         return ended
 
     def _crashed(self, code: int) -> Ended:
@@ -126,31 +156,50 @@ class _SuspectRun:
         log.error("job.crashed_worker", id=self._order.job.id, type=self._order.job.type, ended=how)
         return self._end(Rejected("crashed_worker", f"the process that ran it alone ended {how}"))
 
-    def _end(self, outcome: Failed | Rejected | Interrupted) -> Ended:
+    def _end(self, outcome: Failed | Rejected | Snoozed) -> Ended:
         return Ended(outcome, self._order.job.steps)
 
 
 async def serve_suspects(link: Link, registry: Registry, executor: LocalExecutor) -> None:
     """In the child: run what is ordered, one job at a time, until the parent hangs up."""
+    lane = _Lane(link, registry, executor)
     link.send(READY)
-    run: Run | None = None
-    answering: asyncio.Task[None] | None = None
     with contextlib.suppress(EOFError):
         while True:
-            order = await link.receive()
-            if isinstance(order, RunOrder):
-                registration = registry.find(order.job.type)
-                payload = registration.validate(order.job.payload)
-                run = executor.start(order.job, registration, payload, order.timeout)
-                answering = asyncio.create_task(_answer(link, run))
-            elif run is not None:
-                run.interrupt()
-    if answering is not None:
-        answering.cancel()
+            lane.hear(await link.receive())
 
 
-async def _answer(link: Link, run: Run) -> None:
-    link.send(_portable(await run.ended()))
+class _Lane:
+    """The child's side: the job that runs, if one does."""
+
+    def __init__(self, link: Link, registry: Registry, executor: LocalExecutor) -> None:
+        self._link = link
+        self._registry = registry
+        self._executor = executor
+        self._run: Run | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def hear(self, word: Any) -> None:
+        if isinstance(word, RunOrder):
+            self._link.send(BEGAN)
+            self._task = asyncio.create_task(self._serve(word))
+        elif self._run is not None:
+            self._run.interrupt()
+
+    async def _serve(self, order: RunOrder) -> None:
+        job = order.job
+        # For the handler's own log lines: they carry the job here, too.
+        with structlog.contextvars.bound_contextvars(id=job.id, type=job.type, attempt=job.attempt):
+            try:
+                registration = self._registry.find(job.type)
+                payload = registration.validate(job.payload)
+            except BaseException as error:  # noqa: BLE001 - as in the pipeline
+                ended = Ended(outcome_of(error), job.steps, trouble=trouble_of(error))
+            else:
+                self._run = self._executor.start(job, registration, payload, order.timeout)
+                ended = await self._run.ended()
+                self._run = None
+        self._link.send(_portable(ended))
 
 
 def _portable(ended: Ended) -> Ended:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -49,7 +49,8 @@ Prepare = Callable[[AbstractConnection, str], Awaitable[None]]
 class _Open:
     connected: Connected
     channel: Channel
-    prepared: set[str]
+    prepared: set[str] = field(default_factory=set)
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Publisher:
@@ -124,7 +125,7 @@ class Publisher:
             await connected.close()
             raise
         assert isinstance(channel, Channel)
-        self._open = _Open(connected, channel, set())
+        self._open = _Open(connected, channel)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         return self._open
@@ -135,9 +136,12 @@ class Publisher:
             task.exception()  # whoever waited for it has been told
 
     async def _prepared(self, opened: _Open, queue: str) -> None:
-        if self._prepare is not None and queue not in opened.prepared:
-            await self._prepare(opened.connected.amqp, queue)
-            opened.prepared.add(queue)
+        if self._prepare is None or queue in opened.prepared:
+            return
+        async with opened.preparing:  # many jobs park at once when a host goes down
+            if queue not in opened.prepared:
+                await self._prepare(opened.connected.amqp, queue)
+                opened.prepared.add(queue)
 
     async def _unblocked(self, opened: _Open) -> None:
         if not await _is_blocked(opened.connected.amqp):

@@ -111,12 +111,7 @@ class Session:
 
     async def stop_consuming(self) -> None:
         """No more deliveries; those that are here can still be settled."""
-        for consumer in list(self._consumers.values()):
-            try:
-                with loss_as_error():
-                    await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
-            except BROKEN as error:
-                self.lose(f"consuming could not be stopped: {type(error).__name__}")
+        await asyncio.gather(*(self._cancel(consumer) for consumer in self._consumers.values()))
 
     async def close(self) -> None:
         """End the connection; whatever is not settled goes back to its queue."""
@@ -134,6 +129,13 @@ class Session:
         lane.receiver.on_epoch(epoch)
         answer = await rpc(channel.basic_consume(lane.queue, _never_called))
         consumer.tag = answer.consumer_tag or ""
+
+    async def _cancel(self, consumer: _Consumer) -> None:
+        try:
+            with loss_as_error():
+                await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
+        except BROKEN as error:
+            self.lose(f"consuming could not be stopped: {type(error).__name__}")
 
     def _deliver(
         self, lane: Lane, epoch: Epoch, deliver: commands.Basic.Deliver, raw: bytes, body: bytes, announced: int

@@ -6,13 +6,14 @@ ROLE is `replica` (a worker process) or `suspects` (jobs under suspicion, one at
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from worker.amqp.connecting import Refused, Unreachable
 from worker.cli.order import Order, command
@@ -52,7 +53,7 @@ async def run_replica(link: Link, order: Order) -> int:
         code = await _served(link, service)
     finally:
         await service.shutdown()
-        suspects.close()
+        await suspects.aclose()
         answering.cancel()
         telling.cancel()
     return code
@@ -60,7 +61,7 @@ async def run_replica(link: Link, order: Order) -> int:
 
 async def _served(link: Link, service: Service) -> int:
     try:
-        await service.startup()
+        await _started(service)
     except Unreachable as error:
         link.send(Failed(69, f"the broker cannot be reached: {error}"))
         return 69
@@ -74,6 +75,16 @@ async def _served(link: Link, service: Service) -> int:
     link.send(Started(service.state()))
     await service.main()
     return 0
+
+
+async def _started(service: Service) -> None:
+    """Return once it consumes, or is told to stop before: a broker that does not answer must not hold that up."""
+    starting, stopped = asyncio.create_task(service.startup()), asyncio.create_task(service.main())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
 
 
 async def run_suspects(link: Link, order: Order) -> int:
@@ -121,7 +132,7 @@ async def _tell(link: Link, service: Service) -> None:
         await asyncio.sleep(STATE_EVERY)
 
 
-async def _over(descriptor: int, run: Callable[[Link, Order], Awaitable[int]]) -> int:
+async def _over(descriptor: int, run: Callable[[Link, Order], Awaitable[int]]) -> NoReturn:
     end: socket.socket = end_of_line(descriptor)
     link = await Link.over(end)
     order = await link.receive()
@@ -129,26 +140,26 @@ async def _over(descriptor: int, run: Callable[[Link, Order], Awaitable[int]]) -
     code = await run(link, order)
     await link.flush()
     sink.close(_FLUSH)
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once, with the loop still open: a thread that a handler left behind must not hold up the end.
+    os._exit(code)
 
 
-def run_loop(main: Coroutine[Any, Any, int]) -> int:
+def run_loop(main: Coroutine[Any, Any, NoReturn]) -> None:
     """Run on uvloop where it is installed, else on asyncio's own loop."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 def main() -> None:
     """See the top of this file."""
     role, descriptor = sys.argv[1], int(sys.argv[2])
-    code = run_loop(_over(descriptor, {"replica": run_replica, "suspects": run_suspects}[role]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # At once: a thread that a handler left behind must not hold up the end.
-    os._exit(code)
+    run_loop(_over(descriptor, {"replica": run_replica, "suspects": run_suspects}[role]))
 
 
 if __name__ == "__main__":

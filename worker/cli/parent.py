@@ -53,7 +53,8 @@ async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool) -> i
             replicas.stop()
             await replicas.ended()
             return _error(up.text, up.code)
-        _announce(settings, apps, up, bound)
+        if not replicas.stopping:
+            _announce(settings, apps, up, bound)
         code = await replicas.ended()
         log.info("worker.stopped", code=code)
         return code

@@ -64,7 +64,7 @@ class Snooze(JobSignal):
         if not delay >= 0:
             raise ValueError(f"Snooze({delay!r}): a wait in seconds, 0 or more, is needed")
         self.delay = delay
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class Reject(JobSignal):
@@ -79,7 +79,7 @@ class Reject(JobSignal):
         if code not in REASONS:
             raise ValueError(f"Reject(code={code!r}): one of {', '.join(sorted(REASONS))} is needed")
         self.code: Reason = code
-        self.detail = reason
+        self.detail = str(reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class AttemptReport:
     """One attempt that ended, or a message that ended without one (`ran` is False). Durations in seconds.
 
-    `outcome` is how the attempt ended (succeeded, failed, snoozed, rejected, interrupted), `disposition` what follows
+    `outcome` is how the attempt ended (succeeded, failed, snoozed, rejected, interrupted; turned_away
+    without a run), `disposition` what follows
     (done, parked, dead, requeued, isolated). `queued` is the time in the broker's queue where the publisher set a
     timestamp, `admission` the time from the delivery until a slot was free, `seconds` the run itself, `network` what
     it spent in requests, summed over concurrent ones. `trouble` names an error the handler did not raise on purpose.

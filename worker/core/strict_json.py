@@ -9,6 +9,9 @@ from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64
 MAX_KEYS: Final = 10_000
+MAX_VALUES: Final = 100_000
+"""Most elements of lists and members of objects, in all."""
+
 MAX_INTEGER: Final = 2**63
 MAX_NUMBER_LENGTH: Final = 400
 
@@ -18,7 +21,7 @@ def loads(body: bytes) -> Any:
 
     Raises ValueError, with a text that repeats nothing of the body: not UTF-8, not JSON, NaN or infinite numbers
     (also by overflow, as 1e400), integers beyond 64 bits, a name twice in one object, lone surrogates, more than
-    64 levels or 10,000 names.
+    64 levels, 10,000 names or 100,000 values.
     """
     try:
         text = body.decode("utf-8")
@@ -27,6 +30,7 @@ def loads(body: bytes) -> Any:
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark")
     _check_depth(text)
+    _check_values(text)
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
@@ -56,7 +60,10 @@ def _decode(text: str) -> Any:
 
 # A string without an end matches as well: were it tried anew from each of its quotes, the scan would be quadratic.
 # Possessive, because each character the scan could come back to would cost it some hundred bytes.
-_STRUCTURE: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_STRING: Final = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+_STRUCTURE: Final = re.compile(_STRING + r"|[\[{]|[\]}]", re.DOTALL)
+# A value follows each comma, and each bracket that is not closed at once.
+_VALUE: Final = re.compile(_STRING + r"|(,|[\[{](?![ \t\r\n]*+[\]}]))", re.DOTALL)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -72,6 +79,18 @@ def _check_depth(text: str) -> None:
                 raise ValueError(f"more than {MAX_DEPTH} levels")
         elif token[0] in ("]", "}"):
             depth -= 1
+
+
+def _check_values(text: str) -> None:
+    # Before anything is built of them. As above, most bodies need no scan.
+    if text.count(",") + text.count("[") + text.count("{") <= MAX_VALUES:
+        return
+    values = 0
+    for token in _VALUE.finditer(text):
+        if token.lastindex:
+            values += 1
+            if values > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES} values")
 
 
 def _integer(text: str) -> int:

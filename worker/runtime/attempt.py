@@ -52,6 +52,10 @@ class Attempt:
         return replace(self.job, steps=self.ended.steps, history=history)
 
     @property
+    def _has_end(self) -> bool:
+        return self.ran or not isinstance(self.ended.outcome, Interrupted)
+
+    @property
     def made(self) -> int:
         """Attempts made by now, this one included when it ran."""
         return self.job.attempt if self.ran else self.job.attempt - 1
@@ -64,7 +68,7 @@ class Attempt:
             type=self.job.type,
             attempt=self.job.attempt,
             snoozes=self.job.snoozes,
-            outcome=type(self.ended.outcome).__name__.lower(),
+            outcome=type(self.ended.outcome).__name__.lower() if self._has_end else "turned_away",
             disposition=_word(disposition),
             reason=reason,
             detail=detail[:DETAIL_LIMIT],

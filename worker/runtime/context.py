@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 UNSET: Final[Any] = object()
 BUSY_DELAY: Final = 5.0
 _current: ContextVar[Context | None] = ContextVar("worker_context", default=None)
-_step: ContextVar[str | None] = ContextVar("worker_step", default=None)
+_step: ContextVar[_Numbered | None] = ContextVar("worker_step", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,20 @@ class Tools:
     max_requests: int = 1000
 
 
+class _Numbered:
+    """Names the requests of one try of a step, or those of an attempt outside its steps, in the order they are made."""
+
+    __slots__ = ("_made", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._made = 0
+
+    def next(self) -> str:
+        number, self._made = self._made, self._made + 1
+        return f"{self.name}/{number}" if number else self.name
+
+
 class Context:
     """One attempt of one job, as its handler sees it."""
 
@@ -57,6 +71,7 @@ class Context:
         self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger("worker.job")
         self._tools = tools
         self._steps = Steps(job.steps)
+        self._outside_steps = _Numbered("request")
         self._requests = 0
         self._network = 0.0
 
@@ -68,6 +83,11 @@ class Context:
     @property
     def steps(self) -> Steps:
         return self._steps
+
+    @property
+    def step_timeout(self) -> float:
+        """Seconds one try of a step gets, and one request, when they name no timeout."""
+        return self._tools.step_timeout
 
     @property
     def requests(self) -> int:
@@ -96,7 +116,13 @@ class Context:
         """One request by the lean way. `timeout` (seconds) bounds it as a whole and defaults to the step timeout.
 
         At most one of `json`, `form`, `text` and `body`. Raises a RequestError when no whole answer came; a status of
-        400 or above is an answer. Every request carries an `Idempotency-Key` unless `headers` has one.
+        400 or above is an answer.
+
+        Unless `headers` has one, an `Idempotency-Key` is added: `<job id>/<step>` to the first request of a step and
+        `<job id>/<step>/<n>` to each further one, n from 1, counted anew in every try; outside any step
+        `<job id>/request` and `<job id>/request/<n>`, counted anew in every attempt. So a repeat sends the same keys as
+        long as it makes its requests in the same order; where that is not sure, set the header, or make each request in
+        a step of its own.
         """
         content_type, content = _content(json, form, text, body)
         sent = dict(headers or {})
@@ -128,7 +154,10 @@ class Context:
         `timeout` (seconds) bounds one try; `retry` says how many quick tries transient errors get (3 by default);
         `key` names a limit the step counts against. The result travels as JSON, on the first run too; with a return
         annotation it is validated back into that type. A TypeError names the step whose result cannot be JSON.
+        A step inside a step runs in its parent's place: a `key` there is a ValueError.
         """
+        if key is not None and (outer := _step.get()) is not None:
+            raise ValueError(f"step {name!r} inside step {outer.name!r} cannot have a key; give it to {outer.name!r}")
         if (done := self._steps.result(name)) is not None:
             result: T = result_form(fn).from_json(done.value)
             return result
@@ -206,7 +235,7 @@ class Context:
 
         async def once() -> T:
             async with self._place(key), clock.timeout(seconds) as bound:
-                token = _step.set(name)
+                token = _step.set(_Numbered(name))
                 try:
                     result = await call()
                 finally:
@@ -244,17 +273,19 @@ class Context:
         if self._requests >= self._tools.max_requests:
             raise Reject(f"more than {self._tools.max_requests} requests in one attempt (WORKER_MAX_REQUESTS)")
         self._requests += 1
+        # Marked before it waits: the order of the calls is what a repeat has in common with this attempt.
+        marked = replace(request, headers=self._marked(request.headers))
         async with self._place(None):
             since = self._tools.clock.monotonic()
             try:
-                yield replace(request, headers=self._marked(request.headers))
+                yield marked
             finally:
                 self._network += self._tools.clock.monotonic() - since
 
     def _marked(self, headers: Mapping[str, str]) -> dict[str, str]:
         marked = dict(headers)
         if not _has(marked, "idempotency-key"):
-            marked["Idempotency-Key"] = f"{self.job.id}/{_step.get() or 'request'}"
+            marked["Idempotency-Key"] = f"{self.job.id}/{(_step.get() or self._outside_steps).next()}"
         if not _has(marked, "traceparent"):
             marked["traceparent"] = child_traceparent(self.job)
             if isinstance(state := self.job.headers.get("tracestate"), str):

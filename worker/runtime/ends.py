@@ -10,6 +10,13 @@ from worker.core.outcome import Failed, JobSignal, Outcome, Reject, Rejected, Re
 
 def outcome_of(error: BaseException) -> Outcome:
     """The end that `error` names. Only what a handler says on purpose is repeated as text; other errors by type."""
+    try:
+        return _named(error)
+    except Exception:  # noqa: BLE001 - a subclass of Retry, Snooze or Reject that forgot to call its parent
+        return Failed(error_name(error))
+
+
+def _named(error: BaseException) -> Outcome:
     match error:
         case Reject():
             return Rejected(error.code, error.detail)

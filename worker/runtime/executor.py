@@ -20,6 +20,9 @@ log = structlog.get_logger("worker.executor")
 CLEANUP: Final = 5.0
 """Seconds a cancelled handler may take to clean up before it is left behind."""
 
+DRAIN_CLEANUP: Final = 1.5
+"""The same at the end of a drain, which has no more to give: what is finished by then goes back with the job."""
+
 
 class Run(Protocol):
     """One attempt under way."""
@@ -88,6 +91,8 @@ class LocalRun:
 
     def interrupt(self) -> None:
         self._stop(Interrupted())
+        if self._task is not None:
+            self._clock.call_later(DRAIN_CLEANUP, self._leave_behind)
 
     def _time_out(self) -> None:
         self._stop(Failed(f"timeout after {self._timeout:g} s"))

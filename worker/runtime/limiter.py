@@ -14,6 +14,9 @@ from worker.runtime.telemetry import Telemetry
 KEY_PATIENCE: Final = 2.0
 """Longest wait for a key, in seconds; past it the job is parked."""
 
+OTHER_KEYS: Final = "default"
+"""How the metrics call every key without a limit of its own: publishers choose keys, and would fill the labels."""
+
 
 class Busy(Exception):
     """The key is taken, and too many wait for it already or this one has waited long enough."""
@@ -34,13 +37,22 @@ class Places:
     default_key: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What a gate is found by. A key never is a registration's own limit, whatever a publisher calls it."""
+
+    own: bool
+    key: str
+
+
 class _Gate:
-    """The places of one key. Forgotten when nobody holds or wants one."""
+    """The places of one name. Forgotten when nobody holds or wants one."""
 
-    __slots__ = ("places", "users")
+    __slots__ = ("label", "places", "users")
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, label: str) -> None:
         self.places = asyncio.Semaphore(places)
+        self.label = label
         self.users = 0
 
 
@@ -53,15 +65,17 @@ class Limiter:
         self._telemetry = telemetry
         self._slots = asyncio.Semaphore(places.concurrency)
         self._steps = asyncio.Semaphore(places.steps)
-        self._gates: dict[str, _Gate] = {}
+        self._gates: dict[_Name, _Gate] = {}
         self._waiting = 0
 
     @asynccontextmanager
     async def job(self, keys: Iterable[str], own_limits: Mapping[str, int]) -> AsyncIterator[None]:
-        """A place for a job. `own_limits` are limits the registration brings along. Raises Busy."""
+        """A place for a job. `own_limits` are limits its type brings along, apart from all keys. Raises Busy."""
         async with AsyncExitStack() as stack:
-            for key in sorted({*keys, *own_limits}):
-                await stack.enter_async_context(self.key(key, own_limits.get(key)))
+            for key in sorted(set(keys)):
+                await stack.enter_async_context(self.key(key))
+            for name, places in sorted(own_limits.items()):
+                await stack.enter_async_context(self._gate(_Name(own=True, key=name), places, label=name))
             await self._slots.acquire()
             stack.callback(self._slots.release)
             yield
@@ -77,16 +91,22 @@ class Limiter:
                 self._telemetry.step_ended()
 
     @asynccontextmanager
-    async def key(self, key: str, places: int | None = None) -> AsyncIterator[None]:
+    async def key(self, key: str) -> AsyncIterator[None]:
         """A place under `key`; at once when it has no limit. Raises Busy."""
-        places = places or self._limits.keys.get(key, self._limits.default_key)
+        places = self._limits.keys.get(key, self._limits.default_key)
         if places is None:
             yield
             return
-        gate = self._gates.setdefault(key, _Gate(places))
+        label = key if key in self._limits.keys else OTHER_KEYS
+        async with self._gate(_Name(own=False, key=key), places, label):
+            yield
+
+    @asynccontextmanager
+    async def _gate(self, name: _Name, places: int, label: str) -> AsyncIterator[None]:
+        gate = self._gates.setdefault(name, _Gate(places, label))
         gate.users += 1
         try:
-            await self._enter(key, gate)
+            await self._enter(name.key, gate)
             try:
                 yield
             finally:
@@ -94,7 +114,7 @@ class Limiter:
         finally:
             gate.users -= 1
             if not gate.users:
-                del self._gates[key]
+                del self._gates[name]
 
     async def _enter(self, key: str, gate: _Gate) -> None:
         if not gate.places.locked():
@@ -111,4 +131,4 @@ class Limiter:
             raise Busy(key) from None
         finally:
             self._waiting -= 1
-            self._telemetry.limit_waited(key, self._clock.monotonic() - since)
+            self._telemetry.limit_waited(gate.label, self._clock.monotonic() - since)

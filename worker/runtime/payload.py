@@ -16,6 +16,9 @@ from pydantic_core import ErrorDetails
 SHOWN: Final = 5
 """Most faults told of one payload."""
 
+LOOKED_AT: Final = 50
+"""Most faults put into words, so that the nearest name is not sought for each of ten thousand."""
+
 LONGEST_NAME: Final = 60
 _KINDS: Final = {
     "NoneType": "null",
@@ -48,8 +51,9 @@ def explain_validation(error: ValidationError, annotation: Any) -> str:
     validators are repeated, so they must not hold the value either.
     """
     faults = error.errors(include_url=False)
-    told = list(dict.fromkeys(_fault(fault, annotation) for fault in faults))
-    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    told = list(dict.fromkeys(_fault(fault, annotation) for fault in faults[:LOOKED_AT]))
+    rest = len(told[SHOWN:]) + len(faults[LOOKED_AT:])
+    more = [f"and {rest} more"] if rest else []
     return "; ".join(told[:SHOWN] + more)
 
 
@@ -67,6 +71,8 @@ def _message(fault: ErrorDetails) -> str:
         return needed
     if fault["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag it found
         return f"{fault['ctx']['discriminator']} must be one of {fault['ctx']['expected_tags']}"
+    if fault["type"] == "too_long":
+        return f"at most {fault['ctx']['max_length']} entries are possible"
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return text[:1].lower() + text[1:]
 

@@ -14,7 +14,7 @@ import structlog
 from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
-from worker.core.outcome import Failed, Interrupted, Snoozed
+from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed
 from worker.core.policy import DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
 from worker.core.report import AttemptReport
 from worker.runtime.attempt import Attempt
@@ -80,6 +80,8 @@ class Pipeline:
 
     def on_lost(self, epoch: Epoch) -> None:
         self.inflight.epoch_lost(epoch)
+        if self._giving_back.is_set():
+            self._let_go_of_void()
 
     def on_delivery(self, delivery: Delivery) -> None:
         record, joined = self.inflight.attach(delivery)
@@ -116,11 +118,19 @@ class Pipeline:
         """Hand back at once what has not been started, and whatever is still delivered."""
         self.stop_starting()
         self._giving_back.set()
+        self.settler.no_more_sessions()
+        self._let_go_of_void()
         for record in self.inflight:
             # A task cancelled before its first step would settle nothing; such a one has read no job yet, and sees
             # for itself that nothing starts any more.
             if record.phase is Phase.WAITING and record.task is not None and record.job is not None:
                 record.task.cancel()
+
+    def _let_go_of_void(self) -> None:
+        """Nobody delivers again here what the broker has taken back: what has ended need not wait for it."""
+        for record in self.inflight:
+            if record.void and record.phase is Phase.SETTLING:
+                self.inflight.forget(record)
 
     def interrupt(self) -> None:
         """Stop what runs; it goes back to the broker with its finished steps."""
@@ -179,7 +189,7 @@ class Pipeline:
     def _way_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("pipeline.unsettled", exc_info=error)
+            log.error("pipeline.unsettled", **trouble_of(error))
 
     async def _work(self, record: Record) -> None:
         try:
@@ -188,10 +198,9 @@ class Pipeline:
             if record.phase is not Phase.WAITING or record.dropped or self._closing:
                 raise
             settlement = await self._given_back(record)
-        except Exception:
-            # A fault of ours. Neither held for ever nor tried for ever: the broker moves it to the dead queue.
-            log.exception("pipeline.failed", **record.info)
-            settlement = REFUSE
+        except Exception as error:  # noqa: BLE001 - a fault of ours: neither held for ever nor tried for ever
+            log.error("pipeline.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
+            settlement = self._after_fault(record)
         await self.settler.settle(record, settlement)
 
     async def _settlement_for(self, record: Record) -> Settlement:
@@ -223,8 +232,7 @@ class Pipeline:
         if job.not_before is not None and (rest := job.not_before - self._clock.now()) > 0:
             await self._clock.sleep(rest)
         try:
-            payload = registration.validate(job.payload)
-            keys = registration.keys(payload)
+            payload, keys = self._validated(job, registration)
         except BaseException as error:  # noqa: BLE001 - a validator or a key function may raise anything
             return Attempt.without_run(job, outcome_of(error), trouble=trouble_of(error))
         try:
@@ -234,12 +242,21 @@ class Pipeline:
             delay = min(BUSY_LONGEST, BUSY_FIRST * 2.0 ** min(job.snoozes, 10)) * (1 + self._chance())
             return Attempt.without_run(job, Snoozed(delay, "busy_key"))
 
+    def _validated(self, job: Job, registration: Registration) -> tuple[Any, tuple[str, ...]]:
+        """The payload as the handler takes it, and the keys of the job."""
+        if self._rules.suspect_lane:
+            return job.payload, ()  # the validator and the key function are suspects as well: they run with the job
+        payload = registration.validate(job.payload)
+        return payload, registration.keys(payload)
+
     async def _run(self, record: Record, job: Job, registration: Registration, payload: Any, timeout: float) -> Attempt:
         if record.void or self._stopping:
             raise asyncio.CancelledError  # not started: whoever gets it next starts it
         now, started = self._clock.now(), self._clock.monotonic()
         if job.deadline is not None:
-            timeout = min(timeout, max(0.0, job.deadline - now))
+            if now >= job.deadline:
+                return Attempt.without_run(job, Rejected("expired", "the deadline passed before the run"))
+            timeout = min(timeout, job.deadline - now)
         self._telemetry.attempt_started(registration.type)
         with structlog.contextvars.bound_contextvars(id=job.id, type=job.type, attempt=job.attempt):
             record.run = self._executor.start(job, registration, payload, timeout)
@@ -266,6 +283,18 @@ class Pipeline:
         if isinstance(disposition, DeadLetter) and not isinstance(outcome, Failed):
             disposition = replace(disposition, attempts=attempt.made)  # turned away is not attempted
         return self._off_the_lane(disposition)
+
+    def _after_fault(self, record: Record) -> Settlement:
+        """A failed attempt; where not even that can be written, the broker moves the message to the dead queue."""
+        if record.job is None:
+            return REFUSE
+        try:
+            attempt = Attempt.without_run(record.job, Failed("a fault of the worker"))
+            rules = self._rules.for_type(self._registry.find(record.job.type))
+            return self._settle_as(self._decide(attempt, rules), attempt, rules)
+        except Exception as error:  # noqa: BLE001 - the same fault again
+            log.error("pipeline.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
+            return REFUSE
 
     async def _given_back(self, record: Record) -> Settlement:
         record.phase = Phase.SETTLING  # decided: give_back() cancels what is still on its way

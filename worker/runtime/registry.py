@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import math
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from worker.core.outcome import Reason, Reject, Retry
 from worker.core.units import parse_duration
 from worker.runtime.payload import explain_validation
+from worker.runtime.threads import in_thread
 
 UNKNOWN_TYPE_ATTEMPTS: Final = 3
 
@@ -64,14 +64,17 @@ class Registration:
         found = self.key(payload) if self.key else None
         if found is None:
             return ()
-        return (found,) if isinstance(found, str) else tuple(found)
+        names = (found,) if isinstance(found, str) else tuple(found)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"the key of {self.type!r} must give text, or several texts")
+        return names
 
     async def call(self, payload: Any, context: Any) -> Any:
         """Run the handler; a plain `def` runs in a thread."""
         arguments = (payload, context) if self.wants_context else (payload,)
         if inspect.iscoroutinefunction(self.handler):
             return await self.handler(*arguments)
-        value = await asyncio.to_thread(self.handler, *arguments)
+        value = await in_thread(functools.partial(self.handler, *arguments))
         # A decorator may hide an `async def` behind a plain function; left unawaited it would count as done.
         return await value if inspect.isawaitable(value) else value
 

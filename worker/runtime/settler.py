@@ -39,6 +39,7 @@ class Settler:
         self._telemetry = telemetry
         self._chance = chance
         self._giving_up = False
+        self._last_session = False
         self._holds: set[asyncio.Event] = set()
 
     @property
@@ -55,6 +56,10 @@ class Settler:
             if record.void and settlement.finish == "requeue":  # the broker has it back, which is all that was wanted
                 self._inflight.forget(record)
                 return
+            if record.void and self._last_session:
+                self._inflight.forget(record)
+                self._telemetry.ack_lost()
+                return
             await record.live.wait()
             if record.dropped:
                 self._telemetry.ack_lost()
@@ -64,6 +69,10 @@ class Settler:
                 continue
             if await self._attempt(record):
                 return
+
+    def no_more_sessions(self) -> None:
+        """From now on nothing is delivered again here: what is void is let go of."""
+        self._last_session = True
 
     def give_up(self) -> None:
         """From now on a delivery whose copies are not taken is given back instead of held: the drain ends."""

@@ -1,0 +1,148 @@
+"""The suspects' lane and its child: who is to blame when a process ends, and who is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.core.job import Job
+from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed, Succeeded
+from worker.runtime.attempt import Ended
+from worker.runtime.registry import Registry
+from worker.suspects import SuspectExecutor
+
+CHILD = """
+    import asyncio, os, signal, sys
+    from pydantic import BaseModel, field_validator
+    from worker import Registry, Reject
+    from worker.link import Link, end_of_line
+    from worker.runtime.clock import SystemClock
+    from worker.runtime.context import Tools
+    from worker.runtime.executor import LocalExecutor
+    from worker.runtime.limiter import Limiter, Places
+    from worker.runtime.telemetry import Silent
+    from worker.suspects import serve_suspects
+    from worker.testing.harness import NoTransport
+
+    registry = Registry()
+
+    class Order(BaseModel):
+        do: str
+
+        @field_validator("do")
+        @classmethod
+        def known(cls, do):
+            if do == "kill in the validator":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return do
+
+    @registry.handler("job")
+    async def handle(order: Order) -> None:
+        match order.do:
+            case "exit":
+                os._exit(3)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "reject":
+                raise Reject("no")
+            case "sleep":
+                await asyncio.sleep(60)
+
+    async def main():
+        link = await Link.over(end_of_line(int(sys.argv[-1])))
+        await link.receive()
+        clock = SystemClock()
+        tools = Tools(NoTransport(), Limiter(Places(), clock, Silent()), clock)
+        await serve_suspects(link, registry, LocalExecutor(tools, None))
+
+    asyncio.run(main())
+"""
+
+UNWILLING = """
+    import asyncio, sys
+    from worker.link import Link, end_of_line
+    from worker.replicas import Failed
+
+    async def main():
+        link = await Link.over(end_of_line(int(sys.argv[-1])))
+        link.send(Failed(2, "an APP cannot be imported"))
+        await link.flush()
+
+    asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def executor(tmp_path: Path) -> AsyncIterator[Any]:
+    made: list[SuspectExecutor] = []
+
+    def make(script: str = CHILD) -> SuspectExecutor:
+        path = tmp_path / "child.py"
+        path.write_text(textwrap.dedent(script))
+        made.append(SuspectExecutor((sys.executable, str(path)), "an order"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.aclose()
+
+
+async def run(executor: SuspectExecutor, do: str, timeout: float = 20.0) -> Ended:
+    job = Job("job-1", "job", b"", {"do": do}, first_seen=0.0)
+    return await executor.start(job, Registry().find("job"), None, timeout).ended()
+
+
+@pytest.mark.parametrize(
+    ("do", "how"),
+    [("exit", "with exit code 3"), ("segfault", "by SIGSEGV"), ("kill in the validator", "by SIGKILL")],
+)
+async def test_a_job_whose_process_ends_is_the_one_that_kills(executor: Any, do: str, how: str) -> None:
+    lane = executor()
+    ended = await run(lane, do)
+    assert ended.outcome == Rejected("crashed_worker", f"the process that ran it alone ended {how}")
+    assert (await run(lane, "return")).outcome == Succeeded(), "the next suspect gets a new process"
+
+
+async def test_a_process_that_died_while_idle_is_nobodys_fault(executor: Any) -> None:
+    lane = executor()
+    assert (await run(lane, "return")).outcome == Succeeded()
+    child = lane._child
+    os.kill(child.process.pid, signal.SIGKILL)
+    await child.process.wait()
+    assert (await run(lane, "return")).outcome == Succeeded()
+
+
+async def test_a_process_that_does_not_come_up_is_nobodys_fault(executor: Any) -> None:
+    ended = await run(executor(UNWILLING), "return")
+    assert isinstance(ended.outcome, Snoozed)
+    assert ended.outcome.reason == "no_child"
+
+
+async def test_the_other_ends_are_told_as_anywhere(executor: Any) -> None:
+    lane = executor()
+    assert (await run(lane, "reject")).outcome == Rejected("rejected", "no")
+    job = Job("job-1", "job", b"", {"oops": 1}, first_seen=0.0)
+    invalid = await lane.start(job, Registry().find("job"), None, 5.0).ended()
+    assert isinstance(invalid.outcome, Rejected)
+    assert invalid.outcome.reason == "invalid_payload"
+    assert (await run(lane, "sleep", timeout=0.2)).outcome == Failed("timeout after 0.2 s")
+
+
+async def test_a_drain_interrupts_it(executor: Any) -> None:
+    lane = executor()
+    assert (await run(lane, "return")).outcome == Succeeded()
+    job = Job("job-1", "job", b"", {"do": "sleep"}, first_seen=0.0)
+    under_way = lane.start(job, Registry().find("job"), None, 20.0)
+    ending = asyncio.create_task(under_way.ended())
+    while under_way._child is None:  # noqa: ASYNC110 - set by code that tells nobody
+        await asyncio.sleep(0.01)
+    under_way.interrupt()
+    assert (await ending).outcome == Interrupted()
