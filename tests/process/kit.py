@@ -25,6 +25,7 @@ from typing import Any, Final, Self, TypeVar
 import pika
 import psutil
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.core.topology import Topology
@@ -37,6 +38,7 @@ SECONDS: Final = 30.0
 """Longest wait for anything that should come soon."""
 
 LOOK_EVERY: Final = 0.02
+CHECKOUT: Final = Path(__file__).parents[2]
 TAIL: Final = 60
 
 
@@ -237,6 +239,7 @@ class Yard:
     def environment(self, **settings: str) -> dict[str, str]:
         """Settings by their name in lower case, and of this process's variables none that are for a worker."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WORKER_")}
+        inherited["PYTHONPATH"] = str(CHECKOUT)  # this package, whatever is installed
         ours = {"amqp_url": self.url, "queue": self.queue, "http_allow": "127.0.0.0/8"} | settings
         return inherited | {f"WORKER_{name.upper()}": value for name, value in ours.items()}
 
@@ -252,7 +255,7 @@ class Yard:
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run", *apps],
                 cwd=self.directory,
-                env=self.environment(admin=f"127.0.0.1:{port}", **settings),
+                env=self.environment(**({"admin": f"127.0.0.1:{port}"} | settings)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -286,7 +289,7 @@ class Yard:
     def publish(self, type: str | None, body: Any, id: str | None = None, **properties: Any) -> None:
         """One job, persistent, confirmed, mandatory. `body` goes as it is when it is bytes, else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        properties = {"content_type": "application/json", "delivery_mode": 2} | properties
+        properties = {"content_type": "application/json", "delivery_mode": 2, **properties}
         self.publish_raw(pika.BasicProperties(type=type, message_id=id, **properties), content)
 
     def publish_raw(self, properties: pika.BasicProperties, body: bytes) -> None:
@@ -294,10 +297,10 @@ class Yard:
             channel.basic_publish("", self.queue, body, properties, mandatory=True)
 
     def http_jobs(self, url: str, count: int) -> list[str]:
-        """So many jobs of the built-in type; `url` may hold {id}. Their ids."""
+        """So many jobs of the built-in type. Their ids."""
         ids = [f"job-{number}" for number in range(count)]
-        for id in ids:
-            self.publish("http", {"url": url.format(id=id)}, id)
+        for job in ids:
+            self.publish("http", {"url": url}, job)
         return ids
 
     def declare(self) -> None:
@@ -312,7 +315,7 @@ class Yard:
         try:
             with self.channel() as channel:
                 return int(channel.queue_declare(queue or self.queue, passive=True).method.message_count)
-        except pika.exceptions.ChannelClosedByBroker:
+        except ChannelClosedByBroker:
             return 0
 
     def left(self) -> dict[str, int]:
@@ -335,33 +338,39 @@ class Yard:
         with self.channel() as channel:
             while True:
                 method, properties, body = channel.basic_get(queue, auto_ack=True)
-                if method is None:
+                if method is None or properties is None or body is None:
                     return found
                 found.append(Letter(properties, body))
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[BlockingChannel]:
         """A channel with confirms. The connection is made anew when the broker was away."""
+        try:
+            channel = self._opened().channel()
+        except AMQPError:
+            self._hang_up()
+            channel = self._opened().channel()
+        channel.confirm_delivery()
+        yield channel
+        channel.close()
+
+    def _opened(self) -> pika.BlockingConnection:
         if self._connection is None:
             parameters = pika.URLParameters(self.url)
             parameters.heartbeat = 0  # nobody would answer one between two calls
             self._connection = pika.BlockingConnection(parameters)
-        try:
-            channel = self._connection.channel()
-            channel.confirm_delivery()
-            yield channel
-            channel.close()
-        except pika.exceptions.ChannelClosedByBroker:
-            raise
-        except BaseException:
-            self._hang_up()
-            raise
+        return self._connection
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(pika.exceptions.AMQPError):
+            with contextlib.suppress(AMQPError):
                 connection.close()
+
+
+def counted(exchanges: Sequence[Exchange]) -> dict[str, int]:
+    """How many requests each job made."""
+    return {job: len(found) for job, found in by_job(exchanges).items()}
 
 
 def by_job(exchanges: Sequence[Exchange]) -> dict[str, list[Exchange]]:

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.process.kit import Worker, Yard, by_job, eventually
+from tests.process.kit import Worker, Yard, by_job, counted, eventually
+from worker.dev.ports import free_ports
 from worker.dev.target import Target
 
 LOOPING = """
@@ -73,7 +74,7 @@ def test_the_next_worker_does_the_rest(yard: Yard, target: Target) -> None:
     eventually(lambda: len([one for one in target.ledger() if one.ended]) >= JOBS, "every job is done")
     assert second.drain() == 0
 
-    assert {id: len(found) for id, found in by_job(target.ledger()).items()} == {f"job-{n}": 1 for n in range(JOBS)}
+    assert counted(target.ledger()) == {f"job-{n}": 1 for n in range(JOBS)}
     assert yard.left() == {}
     assert yard.dead() == 0
 
@@ -88,7 +89,7 @@ def test_workers_in_turn_lose_and_repeat_nothing(yard: Yard, target: Target) -> 
 
     eventually(lambda: len([one for one in target.ledger() if one.ended]) >= JOBS, "every job is done")
     assert new.drain() == 0
-    assert {id: len(found) for id, found in by_job(target.ledger()).items()} == {f"job-{n}": 1 for n in range(JOBS)}
+    assert counted(target.ledger()) == {f"job-{n}": 1 for n in range(JOBS)}
     assert yard.left() == {}
     assert yard.dead() == 0
 
@@ -143,3 +144,11 @@ def test_either_signal_to_the_parent_alone_drains(yard: Yard, target: Target, nu
     assert worker.wait() == 0
     assert [one.status for one in target.ledger()] == [200]
     assert yard.left() == {}
+
+
+def test_a_worker_that_cannot_reach_its_broker_yet_ends_at_once(yard: Yard) -> None:
+    (port,) = free_ports(1)
+    worker = yard.launch(amqp_url=f"amqp://127.0.0.1:{port}/", connect_timeout="60s", drain_timeout="20s")
+    eventually(lambda: worker.lines("broker.unreachable"), "it tries")
+    assert worker.drain(5) == 0
+    assert worker.lines("worker.started") == []

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.process.kit import Yard, by_job, eventually, is_alive
+from tests.process.kit import Yard, by_job, counted, eventually, is_alive
 from worker.dev.target import Exchange, Target
 
 JOBS = 40
@@ -38,12 +38,13 @@ async def faults(url: str, context: Context) -> None:
 
 @registry.handler("innocent")
 async def innocent(url: str, context: Context) -> None:
+    context.log.info("innocent.runs")
     await context.request("GET", f"{url}/ok?ms=300")
 """
 
 
 def ended(target: Target) -> set[str]:
-    return {id for id, found in by_job(target.ledger()).items() if any(one.ended for one in found)}
+    return {job for job, found in by_job(target.ledger()).items() if any(one.ended for one in found)}
 
 
 def may_be_repeated(exchanges: list[Exchange], killed: float) -> bool:
@@ -73,7 +74,7 @@ def test_a_killed_service_dies_whole_and_another_does_its_jobs(yard: Yard, targe
     eventually(lambda: len(ended(target)) == JOBS, "every job is done")
     eventually(lambda: second.ask("/jobs")[1].strip() == "[]", "nothing is in flight")
     assert second.drain() == 0
-    repeated = {id: found for id, found in by_job(target.ledger()).items() if len(found) > 1}
+    repeated = {job: found for job, found in by_job(target.ledger()).items() if len(found) > 1}
     assert all(len(found) == 2 for found in repeated.values())
     assert all(may_be_repeated(found, killed) for found in repeated.values())
     assert len(repeated) <= 10
@@ -108,7 +109,7 @@ def test_a_killed_child_is_started_again(yard: Yard, target: Target) -> None:
 
     eventually(lambda: worker.ask("/jobs")[1].strip() == "[]", "nothing is in flight")
     assert worker.drain() == 0
-    repeated = {id: found for id, found in by_job(target.ledger()).items() if len(found) > 1}
+    repeated = {job: found for job, found in by_job(target.ledger()).items() if len(found) > 1}
     assert all(may_be_repeated(found, killed) for found in repeated.values())
     assert yard.left() == {}
     assert yard.dead() == 0
@@ -139,6 +140,10 @@ def test_a_job_that_kills_is_dead_lettered_and_its_neighbours_are_not(
     eventually(lambda: yard.left() == {}, "the queues are empty")
     eventually(lambda: worker.ask("/jobs")[1].strip() == "[]", "nothing is in flight")
     assert worker.drain() == 0
+    # Most of them ran in the process for suspects: their lines carry the job all the same.
+    said = worker.lines("innocent.runs")
+    assert {line.get("id") for line in said} == counted(target.ledger()).keys() - {"killer"}
+    assert {(line["type"], line["attempt"]) for line in said} == {("innocent", 1)}
     crashes = [one for one in target.ledger() if "deadly" in one.path]
     assert len(crashes) <= 3
     assert yard.left() == {}

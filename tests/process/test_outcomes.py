@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 
 import pytest
 
@@ -110,42 +110,41 @@ def worker(yard: Yard) -> Worker:
     return yard.start("ends:registry", drain_timeout="2s")
 
 
-def run(yard: Yard, target: Target, type: str, count: int) -> list[str]:
-    """Publish one job, and wait for so many effects: what each of them says."""
-    yard.publish(type, {"url": target.url}, type)
-    eventually(lambda: len([one for one in target.ledger() if one.ended]) >= count, f"{count} effects")
-    return [one.path.removeprefix("/ok?what=") for one in target.ledger()]
+def told(target: Target) -> dict[str, list[str]]:
+    """What each job told the target, in order."""
+    return {
+        job: [one.path.removeprefix("/ok?what=") for one in found] for job, found in by_job(target.ledger()).items()
+    }
 
 
 def test_ends_that_lead_to_success(yard: Yard, worker: Worker, target: Target) -> None:
-    for type in ("succeeds", "retries", "snoozes"):
-        yard.publish(type, {"url": target.url}, type)
+    for way in ("succeeds", "retries", "snoozes"):
+        yard.publish(way, {"url": target.url}, way)
     eventually(lambda: len([one for one in worker.lines("job.finished") if one["then"] == "done"]) == 3, "all done")
 
-    effects = {id: [one.path.removeprefix("/ok?what=") for one in found] for id, found in by_job(target.ledger()).items()}
-    assert effects == {
+    assert told(target) == {
         "succeeds": ["open&attempt=1&snoozes=0"],
         "retries": ["once&attempt=1&snoozes=0", "run&attempt=1&snoozes=0", "run&attempt=2&snoozes=0"],
         "snoozes": [f"run&attempt=1&snoozes={number}" for number in range(3)],
     }
-    for id, found in by_job(target.ledger()).items():
-        waits = [later.started - sooner.started for sooner, later in zip(found, found[1:], strict=False)]
-        assert all(wait >= 1 for wait in waits if id == "snoozes")
+    for job, first in (("retries", 1), ("snoozes", 0)):
+        runs = [one.started for one in by_job(target.ledger())[job][first:]]
+        assert all(later - sooner >= 1 for sooner, later in itertools.pairwise(runs))
     assert worker.drain() == 0
     assert yard.left() == {}
     assert yard.dead() == 0
 
 
-def test_ends_that_lead_to_the_dead_queue(yard: Yard, worker: Worker, target: Target, tmp_path: Path) -> None:
+def test_ends_that_lead_to_the_dead_queue(yard: Yard, worker: Worker, target: Target) -> None:
     types = ("rejects", "breaks", "dawdles", "exits", "plain")
-    for type in types:
-        yard.publish(type, {"url": target.url}, type, correlation_id="c-1", headers={"mine": "kept"})
+    for way in types:
+        yard.publish(way, {"url": target.url}, way, correlation_id="c-1", headers={"mine": "kept"})
     yard.publish("succeeds", {"url": 7}, "unfit")
 
     letters = yard.letters(len(types) + 1)
-    told = {id: (letter.reason, letter.headers["x-worker-attempt"], ends_of(letter)) for id, letter in letters.items()}
-    assert told == {
-        "rejects": ("rejected", 1, ["rejected"]),
+    ends = {job: (one.reason, one.headers["x-worker-attempt"], ends_of(one)) for job, one in letters.items()}
+    assert ends == {
+        "rejects": ("rejected", 1, ["rejected: rejected"]),
         "breaks": ("attempts_exhausted", 3, ["failed: LookupError"] * 3),
         "dawdles": ("attempts_exhausted", 2, ["failed: timeout after 0.3 s"] * 2),
         "exits": ("attempts_exhausted", 1, ["failed: SystemExit"]),
@@ -154,16 +153,15 @@ def test_ends_that_lead_to_the_dead_queue(yard: Yard, worker: Worker, target: Ta
     }
     assert letters["rejects"].detail == "no such order"
     assert letters["breaks"].detail == "3 attempts, the last: LookupError"
-    for type in types:
-        properties = letters[type].properties
-        assert (properties.correlation_id, properties.type, properties.delivery_mode) == ("c-1", type, 2)
-        assert letters[type].headers["mine"] == "kept"
-        assert letters[type].body == b'{"url": "%s"}' % target.url.encode()
+    for way in types:
+        properties = letters[way].properties
+        assert (properties.correlation_id, properties.type, properties.delivery_mode) == ("c-1", way, 2)
+        assert letters[way].headers["mine"] == "kept"
+        assert letters[way].body == b'{"url": "%s"}' % target.url.encode()
     assert worker.drain() == 0
     assert "4711" not in worker.said()
     assert yard.left() == {}
-    seen = {id: [one.path.removeprefix("/ok?what=") for one in found] for id, found in by_job(target.ledger()).items()}
-    assert seen == {
+    assert told(target) == {
         "breaks": [f"run&attempt={number}&snoozes=0" for number in (1, 2, 3)],
         "dawdles": [f"cleanup&attempt={number}&snoozes=0" for number in (1, 2)],
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 
-import pika
 import pytest
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from tests.process.kit import RawProperties, Yard, eventually
 from worker.dev.target import Target
@@ -113,7 +113,7 @@ def test_what_is_no_job_is_dead_lettered_with_its_reason(yard: Yard, target: Tar
 
     letters = yard.letters(len(wanted))
     healthy(yard, target)
-    assert {id: letter.reason for id, letter in letters.items()} == wanted
+    assert {job: letter.reason for job, letter in letters.items()} == wanted
     assert letters["unknown"].headers["x-worker-attempt"] == 3
     assert len(letters["unknown"].headers["x-worker-history"]) == 3
     assert letters["broken-json"].headers["x-worker-attempt"] == 0
@@ -141,7 +141,7 @@ def test_17_mib_are_refused_without_being_held(yard: Yard, target: Target) -> No
     yard.declare()
     try:
         yard.publish("http", bytes(17 << 20), "enormous")
-    except (pika.exceptions.ChannelClosedByBroker, pika.exceptions.ConnectionClosedByBroker):
+    except (ChannelClosedByBroker, ConnectionClosedByBroker):
         pytest.skip("this broker takes no message of 17 MiB")
     yard.publish("http", {"url": f"{target.url}/ok"}, "innocent")
     yard.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.process.kit import Yard, at_once, by_job, eventually
+from tests.process.kit import Yard, at_once, counted, eventually
 from worker.dev.target import Exchange, Target
 
 ORDERS = """
@@ -36,7 +36,7 @@ def test_a_hundred_jobs_run_twenty_at_once_and_each_once(yard: Yard, target: Tar
     assert worker.drain() == 0
 
     ledger = target.ledger()
-    assert sorted(one.key or "" for one in ledger) == sorted(f"{id}/request" for id in ids)
+    assert sorted(one.key or "" for one in ledger) == sorted(f"{job}/request" for job in ids)
     assert {one.status for one in ledger} == {200}
     assert 15 <= at_once(ledger) <= 20
     assert yard.left() == {}
@@ -58,7 +58,7 @@ def test_keys_and_types_hold_their_own_limits_and_leave_the_others_alone(yard: Y
     assert worker.drain() == 0
 
     ledger = target.ledger()
-    assert {len(found) for found in by_job(ledger).values()} == {1}
+    assert set(counted(ledger).values()) == {1}
     assert at_once(one for one in ledger if "seven" in one.path) == 3
     assert at_once(one for one in ledger if "import" in one.path) == 2
     assert at_once(one for one in ledger if "eight" in one.path) > 6
