@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.core.outcome import Reject, Retry, Snooze
+    from worker.core.strict_json import loads as read_json
     from worker.runtime.context import Context
     from worker.runtime.quick_retry import StepRetry
     from worker.runtime.registry import Registry
@@ -40,6 +41,7 @@ __all__ = [
     "Snooze",
     "StatusError",
     "StepRetry",
+    "read_json",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "Retry": "worker.core.outcome",
     "Snooze": "worker.core.outcome",
     "StepRetry": "worker.runtime.quick_retry",
+    "read_json": "worker.core.strict_json:loads",
 }
 
 
@@ -56,5 +59,6 @@ def __getattr__(name: str) -> Any:
     # Looked up when first used: `worker --help` and the probe import this package, and need none of it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOMES.get(name, "worker.runtime.transport")), name)
+    home, _, name_there = _HOMES.get(name, "worker.runtime.transport").partition(":")
+    found = globals()[name] = getattr(import_module(home), name_there or name)
     return found

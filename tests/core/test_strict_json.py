@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.core.strict_json import MAX_DEPTH, MAX_KEYS, loads
+from worker.core import strict_json
+from worker.core.strict_json import MAX_DEPTH, MAX_KEYS, MAX_VALUES, loads
 
 MIB = 1 << 20
 
@@ -29,6 +30,10 @@ def names(count: int) -> str:
 
 def spread(objects: int, each: int) -> str:
     return "[" + ",".join([names(each)] * objects) + "]"
+
+
+def zeros(count: int) -> str:
+    return f"[{','.join(['0'] * count)}]"
 
 
 ACCEPTED: dict[str, tuple[str, Any]] = {
@@ -57,6 +62,9 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
     "the deepest list": (nested(MAX_DEPTH), json.loads(nested(MAX_DEPTH))),
     "many lists beside each other": (f"[{','.join(['[]'] * 5000)}]", [[]] * 5000),
     "as many names as there may be": (names(MAX_KEYS), {str(number): 0 for number in range(MAX_KEYS)}),
+    "as many values as there may be": (zeros(MAX_VALUES), [0] * MAX_VALUES),
+    "commas in a string": (json.dumps(["," * MAX_VALUES, "[{" * MAX_VALUES]), ["," * MAX_VALUES, "[{" * MAX_VALUES]),
+    "empty lists, each one value": (f"[{','.join(['[ ]'] * MAX_VALUES)}]", [[]] * MAX_VALUES),
     "the same name in two objects": ('[{"a":1},{"a":2}]', [{"a": 1}, {"a": 2}]),
     "an empty name": ('{"":1}', {"": 1}),
     "names that differ by case": ('{"a":1,"A":2}', {"a": 1, "A": 2}),
@@ -100,6 +108,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "depth after a string with brackets": (b'["]]]]",' + nested(65).encode() + b"]", "more than 64 levels"),
     "one name too many": (names(MAX_KEYS + 1).encode(), "more than 10000 names"),
     "one name too many, spread": (spread(101, 100).encode(), "more than 10000 names"),
+    "one value too many": (zeros(MAX_VALUES + 1).encode(), "more than 100000 values"),
+    "one value too many, in lists of one": (f"[{','.join(['[0]'] * 50_001)}]".encode(), "more than 100000 values"),
+    "one value too many, deep": (f"[{','.join(['[' * 60 + ']' * 60] * 1700)}]".encode(), "more than 100000 values"),
+    "one value too many, in objects": (
+        f"[{','.join([names(9000), zeros(91_000)])}]".encode(),
+        "more than 100000 values",
+    ),
+    "values without an end": (b"[" + b"0," * (MIB // 2), "more than 100000 values"),
     "a raw NUL": (b'"\0"', "not JSON"),
     "a raw line feed in a string": (b'"\n"', "not JSON"),
     "a NUL after the value": (b"{}\0", "not JSON"),
@@ -158,6 +174,23 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=30,
 )
+
+
+def values(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(items) + sum(values(item) for item in items)
+
+
+@given(value=PLAIN, indent=st.sampled_from([None, 2]))
+def test_the_scan_for_values_counts_what_json_holds(value: Any, indent: int | None) -> None:
+    body = json.dumps(value, indent=indent).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strict_json, "MAX_VALUES", values(value))
+        loads(body)
+        patch.setattr(strict_json, "MAX_VALUES", values(value) - 1)
+        if values(value):
+            with pytest.raises(ValueError, match=r"^more than .* values$"):
+                loads(body)
 
 
 @given(value=PLAIN, escaped=st.booleans(), indent=st.sampled_from([None, 2]))
@@ -236,6 +269,18 @@ def test_sixteen_times_the_size_takes_nowhere_near_the_square_of_the_time(name: 
     small, large = ((DEEP + HOSTILE[name](size)).encode() for size in (MIB // 32, MIB // 2))
     # The square would be 256 times; the least is there because a clock cannot measure next to nothing.
     assert seconds(large) < 80 * max(seconds(small), 0.000_1)
+
+
+def test_too_many_values_are_refused_before_they_take_memory() -> None:
+    body = f"[{','.join(['[' * 60 + ']' * 60] * (MIB // 121))}]".encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="values"):
+            loads(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB
 
 
 def test_the_scan_for_depth_takes_no_memory_for_what_it_has_passed() -> None:

@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 
 from tests.http.targets import Exchange, MakeEngine, Serve
-from worker import Context, Registry
+from worker import Context, Limits, Registry, Request, Retry
+from worker.core.job import Job
+from worker.core.message import Properties
 from worker.http.client import HttpTransport
 from worker.http.handler import http_registry, run_http
 from worker.http.payload import HttpJob
 from worker.http.status import asked_wait
-from worker.runtime.context import job_gate
+from worker.runtime.clock import SystemClock
+from worker.runtime.context import Tools, job_gate
+from worker.runtime.limiter import Limiter, Places
+from worker.runtime.telemetry import Silent
 from worker.testing import JobResult, run_job
 
 
@@ -93,6 +98,10 @@ async def test_a_result_keeps_little(serve: Serve, desk: Desk) -> None:
     assert seen.header("idempotency-key") == "job-9/create"
 
 
+DEEP = b"[" * 65 + b"]" * 65
+LONG = b"[" + b"0," * 100_000 + b"0]"
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "kept"),
     [
@@ -108,6 +117,9 @@ async def test_a_result_keeps_little(serve: Serve, desk: Desk) -> None:
         ("application/json", b"[" * 100_000, {"text": "[" * 100_000}),
         ("application/json", b"9" * 10_000, {"text": "9" * 10_000}),
         ("application/json", b"\xff", {"text": "\ufffd"}),
+        ("application/json", b'{"a":1,"a":2}', {"text": '{"a":1,"a":2}'}),
+        ("application/json", DEEP, {"text": DEEP.decode()}),
+        ("application/json", LONG, {"text": LONG.decode()}),
     ],
 )
 async def test_json_is_kept_as_json_only_when_it_is(
@@ -225,6 +237,28 @@ async def test_the_jobs_timeout_bounds_one_try(serve: Serve, desk: Desk) -> None
     began = time.monotonic()
     done = await desk.run({"url": target.url, "timeout": 0.2, "retry": {"when": "unsent"}})
     assert (done.reason, time.monotonic() - began < 2) == ("not_repeated", True)
+
+
+async def test_what_got_no_connection_in_the_step_timeout_was_surely_not_sent(
+    serve: Serve, make_engine: MakeEngine
+) -> None:
+    async def silence(exchange: Exchange) -> None:
+        arrived.set()
+        await asyncio.sleep(30)
+
+    arrived, told = asyncio.Event(), list[str]()
+    target = await serve(silence)
+    engine = make_engine(Limits(max_connections=1), on_request=lambda host, result, seconds: told.append(result))
+    holds_the_connection = asyncio.create_task(engine.send(Request("GET", target.url)))
+    await arrived.wait()
+    clock = SystemClock()
+    tools = Tools(HttpTransport(engine), Limiter(Places(), clock, Silent()), clock, step_timeout=0.2)
+    context = Context(Job("a", "http", b"", None, 0.0, properties=Properties()), tools)
+    job = HttpJob.model_validate({"url": target.url, "retry": {"attempts": 1, "when": "unsent"}})
+    with pytest.raises(Retry):
+        await run_http(job, context)
+    assert told == ["not_sent"]
+    holds_the_connection.cancel()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Annotated, Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from worker.http.payload import HttpJob
-from worker.runtime.payload import explain_validation
+from worker.runtime.payload import LOOKED_AT, explain_validation
 
 URL = "https://api.example.com/ping"
 SECRET = "s3cr3t-v4lue"
@@ -132,6 +133,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"expect": {"status": ["2xx", "6xx"]}}, "at $.expect.status[1] (got a string)"),
     ({"expect": {"status": [True]}}, "at $.expect.status[0] (got a boolean)"),
     ({"expect": {"status": 200}}, "a list is needed at $.expect.status (got a number)"),
+    ({"expect": {"status": [200] * 51}}, "at most 50 entries are possible at $.expect.status (got a list)"),
+    ({"headers": {f"X-{n}": "" for n in range(101)}}, "at most 100 headers are possible at $.headers (got an object)"),
+    ({"query": {f"{n}": 1 for n in range(1001)}}, "at most 1000 parameters are possible, each value of a list counted"),
+    ({"form": {"a": [1] * 500, "b": [1] * 500, "c": []}}, "at most 1000 parameters are possible, each value of a list"),
     ({"redirects": 4}, "input should be less than or equal to 3 at $.redirects"),
     ({"redirects": -1}, "input should be greater than or equal to 0 at $.redirects"),
     ({"redirects": 1.5}, "a whole number is needed at $.redirects (got a number)"),
@@ -179,6 +184,40 @@ def test_fields_of_a_later_version_are_refused_not_ignored(field: str) -> None:
 def test_templates_are_refused_not_sent(fields: dict[str, Any], place: str) -> None:
     text = refusal({"url": URL, **fields})
     assert f"a template ({{{{ ... }}}}) is not supported by this version at {place}" in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"expect": {"status": [1] * 350_000}},
+        {"headers": {f"{number}": 1 for number in range(10_000)}},
+        {"query": {f"{number}": None for number in range(10_000)}},
+        {"form": {"a": [None] * 100_000}},
+    ],
+)
+def test_what_is_too_long_is_one_fault_and_not_one_for_each_of_its_elements(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(HttpJob).validate_python({"url": URL, **fields})
+    assert caught.value.error_count() == 1
+
+
+def test_as_much_as_there_may_be() -> None:
+    headers = {f"X-{number}": "" for number in range(100)}
+    full = job(expect={"status": [200] * 50}, headers=headers, form={"a": [1] * 999, "b": []})
+    assert (len(full.expect.status), len(full.headers), len(full.body["form"]["a"])) == (50, 100, 999)
+
+
+def test_ten_thousand_faults_are_counted_and_not_each_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sought(name: str, known: list[str], n: int) -> list[str]:
+        names.append(name)
+        return seek(name, known, n)
+
+    names, seek = list[str](), difflib.get_close_matches
+    monkeypatch.setattr(difflib, "get_close_matches", sought)
+    text = refusal({"url": URL, **{f"methods_{number}": 1 for number in range(10_000)}})
+    assert text.startswith("unknown field 'methods_0' at $, did you mean 'method'?")
+    assert text.endswith("; and 9995 more")
+    assert len(names) == LOOKED_AT
 
 
 def test_several_faults_are_told_at_once_and_five_at_most() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from worker import Context, Registry, Request, Response
+from worker import Context, NotSent, Registry, Request, Response, Retry, StepRetry
 from worker.core.job import Job
 from worker.core.message import Properties
-from worker.runtime.context import Tools, job_gate
+from worker.runtime.context import Tools, enter, job_gate
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.telemetry import Silent
 from worker.runtime.transport import Headers
@@ -121,6 +122,86 @@ async def test_every_request_carries_the_key_of_its_step_and_a_trace() -> None:
     assert len({one.split("-")[2] for one in traces} | {trace.split("-")[2]}) == 5
     assert {request.headers.get("tracestate") for request in requests[:4]} == {"v=1"}
     assert dict(requests[4].headers) == {"IDEMPOTENCY-key": "mine", "TraceParent": "mine too"}
+
+
+def keys(requests: list[Request]) -> list[str]:
+    return [request.headers["Idempotency-Key"].removeprefix("job-1/") for request in requests]
+
+
+async def test_different_requests_never_carry_the_same_key() -> None:
+    async def ask(context: Context) -> None:
+        for _ in range(3):
+            await context.request("POST", URL)
+
+    async def with_a_step_inside(context: Context) -> None:
+        await context.request("POST", URL)
+        await context.step("inner", ask, context)
+        await context.gather(*(context.request("POST", URL) for _ in range(2)))
+
+    async def body(context: Context) -> None:
+        await context.request("POST", URL)
+        await context.step("outer", with_a_step_inside, context)
+        await context.request("POST", URL)
+
+    assert keys(await sent(body)) == (
+        ["request", "outer", "inner", "inner/1", "inner/2", "outer/1", "outer/2", "request/1"]
+    )
+
+
+async def test_a_repeat_carries_the_keys_of_the_first_run() -> None:
+    registry, desk, runs = Registry(), Desk(), list[str]()
+
+    async def ask(context: Context) -> None:
+        await context.request("POST", URL)
+        await context.request("POST", URL)
+        runs.append("step")
+        if len(runs) == 1:
+            raise NotSent("once")
+
+    @registry.handler("job")
+    async def job(payload: Any, context: Context) -> None:
+        await context.request("POST", URL, headers={"Idempotency-Key": "mine"})
+        await context.request("POST", URL)
+        await context.step("s", ask, context, retry=StepRetry(2, "unsent"))
+        await context.request("POST", URL)
+        if context.job.attempt == 1:
+            raise Retry("once")
+
+    assert (await run_job(registry, "job", transport=desk)).status == "succeeded"
+    assert keys(desk.sent) == ["mine", "request", "s", "s/1", "s", "s/1", "request/1", "mine", "request", "request/1"]
+
+
+async def test_requests_are_numbered_as_they_are_made_not_as_they_get_their_place() -> None:
+    async def one(context: Context, number: int) -> None:
+        await context.request("POST", f"{URL}/{number}")
+
+    async def body(context: Context) -> None:
+        enter(context)
+        async with limiter.step():
+            work = asyncio.ensure_future(context.gather(*(one(context, number) for number in range(3))))
+            await let_run()
+        await work
+
+    desk, clock = Desk(), ManualClock()
+    limiter = Limiter(Places(steps=1), clock, Silent())
+    context = Context(Job("job-1", "job", b"", None, 0.0, properties=Properties()), Tools(desk, limiter, clock))
+    await asyncio.create_task(body(context))
+    assert sorted(zip(keys(desk.sent), (request.url[-1] for request in desk.sent), strict=True)) == [
+        ("request", "0"),
+        ("request/1", "1"),
+        ("request/2", "2"),
+    ]
+
+
+async def test_a_step_inside_a_step_cannot_have_a_key() -> None:
+    async def nothing() -> None:
+        return None
+
+    async def outer(context: Context) -> None:
+        with pytest.raises(ValueError, match="step 'inner' inside step 'outer' cannot have a key; give it to 'outer'"):
+            await context.step("inner", nothing, key="tenant")
+
+    await sent(lambda context: context.step("outer", outer, context, key="tenant"))
 
 
 async def test_one_job_may_make_so_many_requests_and_no_more() -> None:

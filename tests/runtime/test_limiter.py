@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -259,6 +260,36 @@ async def test_whoever_waits_for_a_slot_is_not_turned_away() -> None:
 async def test_a_key_named_twice_is_one_place() -> None:
     limits = limiter(Places(default_key=1, waiters=0))
     await (await enter(limits, ["a", "a"])).aclose()
+
+
+@pytest.mark.parametrize("places", [Places(waiters=0), Places(default_key=5, waiters=0), Places(keys={"type:x": 5})])
+async def test_a_key_spelled_like_a_types_limit_neither_widens_nor_fills_it(places: Places) -> None:
+    limits = limiter(replace(places, waiters=0))
+    by_key = await enter(limits, ["type:x"])
+    by_type = await enter(limits, [], {"type:x": 1})
+    for keys in ([], ["type:x"]):
+        with pytest.raises(Busy):
+            await enter(limits, keys, {"type:x": 1})
+    by_key_again = await enter(limits, ["type:x"])
+    for stack in (by_key, by_type, by_key_again):
+        await stack.aclose()
+    assert limits._gates == {}
+
+
+async def test_metrics_name_configured_limits_and_types_and_no_key_of_a_stranger() -> None:
+    class Waits(Silent):
+        def limit_waited(self, limit: str, seconds: float) -> None:
+            named.append(limit)
+
+    named: list[str] = []
+    limits = Limiter(Places(keys={"known": 1}, default_key=1), ManualClock(), Waits())
+    for keys, own in ((["known"], {}), (["stranger"], {}), ([], {"type:x": 1})):
+        inside = await enter(limits, keys, own)
+        waiting = asyncio.create_task(enter(limits, keys, own))
+        await let_run()
+        await inside.aclose()
+        await (await waiting).aclose()
+    assert named == ["known", "default", "type:x"]
 
 
 async def test_the_registrations_own_limit_outweighs_the_default() -> None:

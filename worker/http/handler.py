@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import random
 import time
 from typing import Any, Final, NoReturn
 
-from worker import Context, NotSent, Registry, Reject, RequestError, Response, Retry, Snooze, StatusError, StepRetry
+from worker import (
+    Context,
+    NotSent,
+    Registry,
+    Reject,
+    RequestError,
+    Response,
+    Retry,
+    Snooze,
+    StatusError,
+    StepRetry,
+    read_json,
+)
 from worker.http.payload import HttpJob
 from worker.http.status import asked_wait, is_retried
 
@@ -38,7 +48,7 @@ async def run_http(job: HttpJob, context: Context) -> dict[str, Any]:
             _request,
             job,
             context,
-            timeout=None if job.timeout is None else job.timeout + STEP_MARGIN,
+            timeout=(context.step_timeout if job.timeout is None else job.timeout) + STEP_MARGIN,
             retry=StepRetry(attempts=job.retry.attempts, when=job.retry.when),
         )
     except NotSent as error:
@@ -71,13 +81,14 @@ async def _request(job: HttpJob, context: Context) -> dict[str, Any]:
 
 
 def result_of(response: Response) -> dict[str, Any]:
-    """What a job keeps of an answer: `json` when it says it is JSON and is, else `text`."""
+    """What a job keeps of an answer: `json` when it says it is JSON and a job's body could hold it, else `text`."""
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
     result: dict[str, Any] = {"status": response.status, "headers": headers}
     if _says_json(headers.get("content-type", "")):
         try:
-            return {**result, "json": _strict_json(response.body)}
-        except (ValueError, RecursionError):  # told as text: a target's bad JSON is not the job's fault
+            # Read as a job's own body is: a reply or a callback made of it can be read again.
+            return {**result, "json": read_json(response.body)}
+        except ValueError:  # told as text: a target's bad JSON is not the job's fault
             pass
     return {**result, "text": response.text}
 
@@ -85,20 +96,3 @@ def result_of(response: Response) -> dict[str, Any]:
 def _says_json(content_type: str) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _strict_json(body: bytes) -> Any:
-    """Only what can be written as JSON again: no NaN, no 1e400, no half characters."""
-    value = json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
-    if b"\\ud" in body.lower():
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return value
-
-
-def _refuse(_text: str) -> NoReturn:
-    raise ValueError("not a JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse(text)

@@ -16,6 +16,11 @@ from worker.http.headers import header_fault
 from worker.http.url import parse_url
 
 LONGEST_URL: Final = 2048
+MOST_STATUSES: Final = 50
+MOST_HEADERS: Final = 100
+MOST_PARAMETERS: Final = 1000
+"""In a query or a form; each value of a list counts."""
+
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNSET: Final[Any] = object()
 _BODIES: Final = ("json", "form", "text", "base64")
@@ -61,6 +66,13 @@ def _method(text: str) -> str:
     return text.upper()
 
 
+def _few_headers(headers: Any) -> Any:
+    """Counted before any is looked at: each that is wrong would cost a fault of its own."""
+    if isinstance(headers, dict) and len(headers) > MOST_HEADERS:
+        raise _fault(f"at most {MOST_HEADERS} headers are possible")
+    return headers
+
+
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     seen: set[str] = set()
     for name, value in headers.items():
@@ -76,6 +88,8 @@ def _parameters(values: Any) -> Any:
     """An object of scalars and lists of scalars, as queries and forms are made of."""
     if not isinstance(values, dict):
         raise _fault("an object is needed")
+    if sum(max(1, len(_listed(value))) for value in values.values()) > MOST_PARAMETERS:
+        raise _fault(f"at most {MOST_PARAMETERS} parameters are possible, each value of a list counted")
     for name, value in values.items():
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, Scalar) for item in items):
@@ -135,7 +149,9 @@ class _Strict(BaseModel):
 class Expect(_Strict):
     """Which answers are a success: statuses and classes such as "2xx"."""
 
-    status: list[Annotated[int | str, BeforeValidator(_status)]] = Field(default=["2xx"], min_length=1)
+    status: list[Annotated[int | str, BeforeValidator(_status)]] = Field(
+        default=["2xx"], min_length=1, max_length=MOST_STATUSES
+    )
 
     def holds(self, status: int) -> bool:
         """Whether `status` was expected."""
@@ -155,7 +171,7 @@ class HttpJob(_Strict):
     url: Annotated[str, Plain, AfterValidator(_url)]
     method: Annotated[str, AfterValidator(_method)] = "GET"
     query: Annotated[Parameters, AfterValidator(_fits_the_url)] = {}
-    headers: Annotated[dict[str, str], AfterValidator(_headers), Plain] = {}
+    headers: Annotated[dict[str, str], BeforeValidator(_few_headers), AfterValidator(_headers), Plain] = {}
     json_: Annotated[Any, Plain] = Field(default_factory=lambda: UNSET, alias="json")
     form: Annotated[Parameters, AfterValidator(_only_body("form"))] | None = None
     text: Annotated[str, AfterValidator(_only_body("text")), Plain] | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.runtime.clock import Clock
 from worker.runtime.telemetry import Telemetry
@@ -37,8 +37,7 @@ class Places:
     default_key: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
+class _Name(NamedTuple):
     """What a gate is found by. A key never is a registration's own limit, whatever a publisher calls it."""
 
     own: bool
@@ -48,11 +47,10 @@ class _Name:
 class _Gate:
     """The places of one name. Forgotten when nobody holds or wants one."""
 
-    __slots__ = ("label", "places", "users")
+    __slots__ = ("places", "users")
 
-    def __init__(self, places: int, label: str) -> None:
+    def __init__(self, places: int) -> None:
         self.places = asyncio.Semaphore(places)
-        self.label = label
         self.users = 0
 
 
@@ -90,23 +88,20 @@ class Limiter:
             finally:
                 self._telemetry.step_ended()
 
-    @asynccontextmanager
-    async def key(self, key: str) -> AsyncIterator[None]:
+    def key(self, key: str) -> AbstractAsyncContextManager[None]:
         """A place under `key`; at once when it has no limit. Raises Busy."""
         places = self._limits.keys.get(key, self._limits.default_key)
         if places is None:
-            yield
-            return
+            return nullcontext()
         label = key if key in self._limits.keys else OTHER_KEYS
-        async with self._gate(_Name(own=False, key=key), places, label):
-            yield
+        return self._gate(_Name(own=False, key=key), places, label)
 
     @asynccontextmanager
     async def _gate(self, name: _Name, places: int, label: str) -> AsyncIterator[None]:
-        gate = self._gates.setdefault(name, _Gate(places, label))
+        gate = self._gates.setdefault(name, _Gate(places))
         gate.users += 1
         try:
-            await self._enter(name.key, gate)
+            await self._enter(name.key, gate, label)
             try:
                 yield
             finally:
@@ -116,7 +111,7 @@ class Limiter:
             if not gate.users:
                 del self._gates[name]
 
-    async def _enter(self, key: str, gate: _Gate) -> None:
+    async def _enter(self, key: str, gate: _Gate, label: str) -> None:
         if not gate.places.locked():
             await gate.places.acquire()
             return
@@ -131,4 +126,4 @@ class Limiter:
             raise Busy(key) from None
         finally:
             self._waiting -= 1
-            self._telemetry.limit_waited(gate.label, self._clock.monotonic() - since)
+            self._telemetry.limit_waited(label, self._clock.monotonic() - since)
