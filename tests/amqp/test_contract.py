@@ -6,13 +6,13 @@ What passes here may be relied on by everything that is tested on the broker in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.amqp.contract import Bench, Recorder, memory_bench, outgoing, rabbit_bench, until, until_known
+from tests.amqp.contract import Bench, Leftovers, Recorder, memory_bench, outgoing, rabbit_bench, until, until_known
 from worker.core.broker import EpochLost, Lane, PublishFailed
 from worker.core.message import Delivery, Message, Properties
 
@@ -46,10 +46,20 @@ FULL = Properties(
 )
 
 
+@pytest.fixture(scope="module")
+def leftovers() -> Iterator[Leftovers]:
+    left = Leftovers()
+    yield left
+    left.delete()
+
+
 @pytest.fixture(params=["memory", "rabbitmq"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    real = request.param == "rabbitmq"
-    async with rabbit_bench(request.getfixturevalue("rabbitmq").url) if real else memory_bench() as bench:
+async def bench(request: pytest.FixtureRequest, leftovers: Leftovers) -> AsyncIterator[Bench]:
+    if request.param == "memory":
+        made = memory_bench()
+    else:
+        made = rabbit_bench(request.getfixturevalue("rabbitmq").url, leftovers)
+    async with made as bench:
         yield bench
 
 

@@ -36,6 +36,11 @@ class Wire:
     def port(self) -> int:
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def open(self) -> int:
+        """Connections that go through now."""
+        return len(self._ends) // 2
+
     def cut(self) -> None:
         """As when a cable is pulled and the kernel notices: no goodbye."""
         for end in self._ends:

@@ -189,9 +189,11 @@ class RabbitBroker:
                 # A refusal, too, may pass: a password that is being changed, a queue that is being moved.
                 level = log.error if isinstance(error, Refused) else log.warning
                 level("broker.unreachable", reason=str(error))
-                ceiling = min(ceiling * 2, LONGEST_PAUSE)
+            except Exception:
+                log.exception("broker.unreachable")  # or nothing would ever be delivered again, without a word
             else:
                 return
+            ceiling = min(ceiling * 2, LONGEST_PAUSE)
 
 
 def _reason(outcome: object) -> str:

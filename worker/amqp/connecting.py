@@ -11,12 +11,13 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import aio_pika
 import aiormq
 from aiormq.abc import AbstractConnection
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from aiormq.exceptions import AMQPError, AuthenticationError, InvalidFrameError, ProbableAuthenticationError
 
 from worker.amqp.frames import tolerate
@@ -81,6 +82,32 @@ class Access:
     name: str = "worker"
 
 
+class Line(TransportFactory):
+    """Opens the library's socket and keeps hold of it, to be able to cut it.
+
+    The library closes a socket only when all that was written to it is read; by a frozen broker that is never.
+    """
+
+    def __init__(self, tls: bool) -> None:
+        self._factory = TLSTransportFactory() if tls else TCPTransportFactory()
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self._writer = await self._factory.create(url, **options)
+        return reader, self._writer
+
+    def cut(self) -> None:
+        """Close the socket now. Harmless when it is closed."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def connection(self, url: Any, **options: Any) -> aio_pika.Connection:
+        """A connection that will be made over this line."""
+        connection = aio_pika.Connection(url, **options)
+        connection.kwargs["transport_factory"] = self
+        return connection
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """An open connection; `amqp` is aiormq's below aio-pika's."""
@@ -88,6 +115,7 @@ class Connected:
     connection: aio_pika.abc.AbstractConnection
     amqp: AbstractConnection
     node: Node
+    line: Line
 
     @property
     def server_version(self) -> str:
@@ -102,9 +130,13 @@ class Connected:
 
     async def close(self) -> None:
         """End it within 5 s; a broker that is gone or frozen does not hold it up."""
-        with contextlib.suppress(*BROKEN):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.connection.close()
+        closing = asyncio.create_task(self.connection.close())
+        try:
+            await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        finally:
+            self.line.cut()
+        # Whoever waits on the connection is told by this task, and only now if the broker has not read for a while.
+        await asyncio.gather(closing, return_exceptions=True)
 
 
 async def open_connection(access: Access, purpose: str) -> Connected:
@@ -132,10 +164,10 @@ async def rpc(call: Awaitable[T]) -> T:
 
 @contextlib.contextmanager
 def loss_as_error() -> Iterator[None]:
-    """ConnectionResetError for a cancellation that nobody asked for.
+    """ConnectionResetError for the two ways in which the library says "closed" that nobody would expect.
 
-    The library cancels what waits on a connection it gives up, as when heartbeats fail to come. Let through, that would
-    end a task of ours without a word.
+    What waits on a connection it gives up, as when heartbeats fail to come, is cancelled, without anybody having asked
+    for that; and where it knows no reason, a bare Exception is raised. Either would end a task of ours without a word.
     """
     try:
         yield
@@ -144,15 +176,25 @@ def loss_as_error() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionResetError("the connection was given up") from None
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ConnectionResetError("the connection was closed") from None
 
 
 async def _connect(node: Node, context: ssl.SSLContext | None, name: str) -> Connected:
     url = f"{node.url}?heartbeat={HEARTBEAT}&name={quote(name)}"
-    with _explained(node):
-        connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS, ssl_context=context)
+    line = Line(tls=node.url.startswith("amqps:"))
+    with _explained(node), loss_as_error():
+        connection = await aio_pika.connect(
+            url,
+            timeout=CONNECT_SECONDS,
+            ssl_context=context,
+            connection_class=line.connection,
+        )
     transport = connection.transport
     assert transport is not None
-    return Connected(connection, transport.connection, node)
+    return Connected(connection, transport.connection, node, line)
 
 
 @contextlib.contextmanager
@@ -183,7 +225,7 @@ def _told(node: Node, error: Exception) -> Exception:
         return Refused(f"{node.shown}: its certificate is not trusted; set WORKER_AMQP_CA, or check the host name")
     if "SSL" in text:
         return Refused(f"{node.shown}: no TLS is spoken there; check the scheme and port of WORKER_AMQP_URL")
-    if "bytes but" in text or isinstance(error, EOFError):
+    if "bytes but" in text or "protocol header" in text or isinstance(error, EOFError):
         return Unreachable("it closed the connection, or does not speak AMQP 0-9-1")
     number = error.args[0] if error.args and isinstance(error.args[0], int) else None
     reason = error.args[1] if number is not None and len(error.args) > 1 else text

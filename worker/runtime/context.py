@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json as jsonlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import structlog
 
 from worker.core.job import Job
 from worker.core.outcome import Reject, Snooze
+from worker.runtime.bodies import UNSET, encoded_body, has_header, with_query
 from worker.runtime.clock import Clock
 from worker.runtime.ends import heaviest
 from worker.runtime.limiter import Busy, Limiter
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-UNSET: Final[Any] = object()
 BUSY_DELAY: Final = 5.0
 _current: ContextVar[Context | None] = ContextVar("worker_context", default=None)
 _step: ContextVar[_Numbered | None] = ContextVar("worker_step", default=None)
@@ -124,14 +122,14 @@ class Context:
         long as it makes its requests in the same order; where that is not sure, set the header, or make each request in
         a step of its own.
         """
-        content_type, content = _content(json, form, text, body)
+        content_type, content = encoded_body(json, form, text, body)
         sent = dict(headers or {})
-        if content_type and not _has(sent, "content-type"):
+        if content_type and not has_header(sent, "content-type"):
             sent["Content-Type"] = content_type
         return await self._tools.transport.send(
             Request(
                 method=method.upper(),
-                url=_with_query(url, query),
+                url=with_query(url, query),
                 headers=sent,
                 body=content,
                 timeout=self._tools.step_timeout if timeout is None else timeout,
@@ -284,9 +282,9 @@ class Context:
 
     def _marked(self, headers: Mapping[str, str]) -> dict[str, str]:
         marked = dict(headers)
-        if not _has(marked, "idempotency-key"):
+        if not has_header(marked, "idempotency-key"):
             marked["Idempotency-Key"] = f"{self.job.id}/{(_step.get() or self._outside_steps).next()}"
-        if not _has(marked, "traceparent"):
+        if not has_header(marked, "traceparent"):
             marked["traceparent"] = child_traceparent(self.job)
             if isinstance(state := self.job.headers.get("tracestate"), str):
                 marked["tracestate"] = state
@@ -328,30 +326,3 @@ def _retry(retry: StepRetry | int | None) -> StepRetry:
     if isinstance(retry, int):
         return StepRetry(attempts=retry)
     return retry or StepRetry()
-
-
-def _has(headers: Mapping[str, str], name: str) -> bool:
-    return any(key.lower() == name for key in headers)
-
-
-def _content(
-    json: Any, form: Mapping[str, Any] | None, text: str | None, body: bytes | None
-) -> tuple[str | None, bytes | None]:
-    given = [json is not UNSET, form is not None, text is not None, body is not None]
-    if sum(given) > 1:
-        raise ValueError("give at most one of json, form, text and body")
-    if json is not UNSET:
-        return "application/json", jsonlib.dumps(json, separators=(",", ":"), allow_nan=False).encode()
-    if form is not None:
-        return "application/x-www-form-urlencoded", urlencode(form, doseq=True).encode()
-    if text is not None:
-        return "text/plain; charset=utf-8", text.encode()
-    return None, body
-
-
-def _with_query(url: str, query: Mapping[str, Any] | None) -> str:
-    if not query:
-        return url
-    parts = urlsplit(url)
-    joined = "&".join(part for part in (parts.query, urlencode(query, doseq=True)) if part)
-    return urlunsplit(parts._replace(query=joined))

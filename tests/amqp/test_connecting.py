@@ -1,0 +1,339 @@
+"""Every reason for which there is no connection, each with the words an operator needs, and never a password."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+import trustme
+
+from tests.amqp.contract import outside, until
+from tests.amqp.wire import Wire
+from worker.amqp import connecting
+from worker.amqp.broker import RabbitBroker
+from worker.amqp.connecting import Access, Connected, Node, Refused, Tls, Unreachable, open_connection
+from worker.core.topology import Topology
+from worker.dev import node as private
+from worker.dev.node import NodeUnavailable, ensure_rabbitmq
+from worker.dev.ports import free_ports
+
+SECRET: Final = "open-sesame-1234"
+"""A password; it appears in nothing that is said."""
+
+
+class Located(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
+def at(port: int, *, user: str = "guest", password: str = SECRET, vhost: str = "/", scheme: str = "amqp") -> Node:
+    path = "" if vhost == "/" else vhost
+    host = f"127.0.0.1:{port}"
+    return Node(f"{scheme}://{user}:{password}@{host}/{path}", f"{scheme}://{user}@{host}/{path}", user)
+
+
+def port_of(broker: Located) -> int:
+    return int(broker.url.rstrip("/").rpartition(":")[2])
+
+
+async def failure(access: Access) -> Unreachable | Refused:
+    """Why this access gives no connection."""
+    try:
+        connected = await open_connection(access, "test")
+    except (Unreachable, Refused) as error:
+        return error
+    await connected.close()
+    raise AssertionError("it connected")
+
+
+@pytest.fixture(autouse=True)
+def _silence_about_the_password(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.DEBUG):
+        yield
+    assert SECRET not in caplog.text
+
+
+@contextlib.asynccontextmanager
+async def peer(answer: bytes | None) -> AsyncIterator[int]:
+    """The port of something that is no broker: it says this to whoever speaks to it and hangs up, or nothing at all."""
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read(8)
+            if answer is None:
+                await gone.wait()
+            else:
+                writer.write(answer)
+            writer.close()
+            await writer.wait_closed()
+
+    tasks: set[asyncio.Task[None]] = set()
+    server = await asyncio.start_server(
+        lambda reader, writer: tasks.add(asyncio.create_task(serve(reader, writer))), "127.0.0.1", 0
+    )
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        gone.set()
+        server.close()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_wrong_password(rabbitmq: Located) -> None:
+    error = await failure(Access((at(port_of(rabbitmq)),)))
+
+    assert isinstance(error, Refused)
+    assert "'guest'" in str(error)
+    assert "WORKER_AMQP_URL" in str(error)
+    assert SECRET not in f"{error} {error!r}"
+
+
+async def test_a_vhost_that_does_not_exist(rabbitmq: Located) -> None:
+    error = await failure(Access((at(port_of(rabbitmq), password="guest", vhost="nowhere"),)))
+
+    assert isinstance(error, Refused)
+    assert "vhost" in str(error)
+
+
+async def test_a_vhost_the_user_may_not_use(node: private.Node) -> None:
+    await asyncio.to_thread(node.ctl, "add_user", "stranger", SECRET)
+    try:
+        error = await failure(Access((at(node.port, user="stranger"),)))
+    finally:
+        await asyncio.to_thread(node.ctl, "delete_user", "stranger")
+
+    assert isinstance(error, Refused)
+    assert "'stranger'" in str(error)
+    assert "vhost" in str(error)
+    assert SECRET not in f"{error} {error!r}"
+
+
+async def test_a_port_where_nobody_listens() -> None:
+    (port,) = free_ports(1)
+    error = await failure(Access((at(port),)))
+
+    assert isinstance(error, Unreachable)
+    assert f"127.0.0.1:{port}" in str(error)
+    assert "onnect" in str(error)
+    assert SECRET not in f"{error} {error!r}"
+
+
+async def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_SECONDS", 0.3)
+    async with peer(None) as port:
+        error = await failure(Access((at(port),)))
+
+    assert isinstance(error, Unreachable)
+    assert "no answer within 0.3 s" in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"AMQP\x00\x00\x09\x00",
+        b"AMQP\x03\x01\x00\x00",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0b\xce",
+        b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0a\xce",
+        b"\x08\x00\x00\x00\x00\x00\x00\xce",
+        b"\xff" * 64,
+        bytes(64),
+    ],
+    ids=[
+        "nothing",
+        "HTTP",
+        "SSH",
+        "AMQP 0-9",
+        "AMQP 1.0",
+        "TLS alert",
+        "Start-Ok",
+        "half a Start",
+        "heartbeat",
+        "ff",
+        "00",
+    ],
+)
+async def test_a_peer_that_is_no_broker(answer: bytes) -> None:
+    async with peer(answer) as port:
+        error = await failure(Access((at(port),)))
+
+    assert isinstance(error, Unreachable)
+    assert "does not speak AMQP 0-9-1" in str(error)
+
+
+async def test_tls_to_a_plain_port(rabbitmq: Located) -> None:
+    error = await failure(Access((at(port_of(rabbitmq), password="guest", scheme="amqps"),)))
+
+    assert isinstance(error, Refused)
+    assert "TLS" in str(error)
+    assert "scheme and port" in str(error)
+
+
+class TlsBroker:
+    """A node with a certificate of its own authority."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(self.ca_file)
+        server = self.ca.issue_cert("127.0.0.1")
+        server.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        server.private_key_pem.write_to_path(folder / "key.pem")
+        client = self.ca.issue_cert("client@example.com")
+        self.client_cert, self.client_key = folder / "client.pem", folder / "client-key.pem"
+        client.cert_chain_pems[0].write_to_path(self.client_cert)
+        client.private_key_pem.write_to_path(self.client_key)
+        (self.port,) = free_ports(1)
+        self.node = private.Node(
+            ensure_rabbitmq(progress=lambda _: None),
+            name="tls",
+            conf=[
+                f"listeners.ssl.1 = 127.0.0.1:{self.port}",
+                f"ssl_options.cacertfile = {self.ca_file}",
+                f"ssl_options.certfile = {folder / 'cert.pem'}",
+                f"ssl_options.keyfile = {folder / 'key.pem'}",
+                "ssl_options.verify = verify_peer",
+                "ssl_options.fail_if_no_peer_cert = false",
+            ],
+        )
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    try:
+        broker = TlsBroker(tmp_path_factory.mktemp("tls"))
+    except NodeUnavailable as error:
+        pytest.skip(f"no broker to test against: {error}")
+    with broker.node:
+        yield broker
+
+
+async def test_a_private_authority_that_is_trusted(tls: TlsBroker) -> None:
+    trusting = Tls(str(tls.ca_file), str(tls.client_cert), str(tls.client_key))
+    connected = await open_connection(Access((at(tls.port, password="guest", scheme="amqps"),), trusting), "test")
+    assert connected.server_version == tls.node.version
+    await connected.close()
+
+
+async def test_a_private_authority_that_is_not_trusted(tls: TlsBroker) -> None:
+    error = await failure(Access((at(tls.port, password="guest", scheme="amqps"),)))
+
+    assert isinstance(error, Refused)
+    assert "not trusted" in str(error)
+    assert "WORKER_AMQP_CA" in str(error)
+
+
+async def test_a_certificate_for_another_name(tls: TlsBroker) -> None:
+    url = f"amqps://guest:{SECRET}@localhost:{tls.port}/"
+    error = await failure(Access((Node(url, f"amqps://guest@localhost:{tls.port}", "guest"),), Tls(str(tls.ca_file))))
+
+    assert isinstance(error, Refused)
+    assert "host name" in str(error)
+
+
+async def test_no_tls_to_a_tls_port(tls: TlsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_SECONDS", 2.0)
+    error = await failure(Access((at(tls.port, password="guest"),)))
+
+    assert isinstance(error, Unreachable)
+    assert str(tls.port) in str(error)
+
+
+async def test_a_peer_that_hangs_up_during_the_handshake_may_be_back(tls: TlsBroker) -> None:
+    async with peer(b"") as port:
+        error = await failure(Access((at(port, scheme="amqps"),), Tls(str(tls.ca_file))))
+
+    assert isinstance(error, Unreachable)
+
+
+@pytest.mark.parametrize("files", [Tls(ca="missing.pem"), Tls(cert="missing.pem")])
+async def test_tls_files_that_cannot_be_read(files: Tls) -> None:
+    error = await failure(Access((at(1, scheme="amqps"),), files))
+
+    assert isinstance(error, Refused)
+    assert "WORKER_AMQP_CA" in str(error)
+
+
+async def test_a_tls_file_that_is_none(tmp_path: Path) -> None:
+    garbage = tmp_path / "ca.pem"
+    garbage.write_text("no certificate")
+
+    error = await failure(Access((at(1, scheme="amqps"),), Tls(ca=str(garbage))))
+
+    assert isinstance(error, Refused)
+    assert Tls().context().verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_nodes_are_tried_in_turn(rabbitmq: Located) -> None:
+    (nobody,) = free_ports(1)
+    good = at(port_of(rabbitmq), password="guest")
+    for bad in (at(nobody), at(port_of(rabbitmq))):
+        connected: Connected = await open_connection(Access((bad, good)), "test")
+        assert connected.node is good
+        await connected.close()
+
+
+async def test_every_node_is_named_with_its_reason(rabbitmq: Located) -> None:
+    first, second = free_ports(2)
+    error = await failure(Access((at(first), at(second))))
+    assert isinstance(error, Unreachable)
+    assert f":{first}/:" in str(error)
+    assert f":{second}/:" in str(error)
+
+    error = await failure(Access((at(first), at(port_of(rabbitmq)))))
+    assert isinstance(error, Refused)  # whoever answers knows better
+
+
+async def test_passwords_are_in_no_representation() -> None:
+    access = Access((at(5672),))
+
+    assert SECRET not in repr(access) + str(access.nodes[0])
+    assert access.nodes[0].url.count(SECRET) == 1
+
+
+async def test_the_connections_carry_a_name_and_beat(rabbitmq: Located) -> None:
+    connected = await open_connection(Access((at(port_of(rabbitmq), password="guest"),), name="shop 1"), "consume")
+
+    assert connected.amqp.connection_tune.heartbeat == connecting.HEARTBEAT
+    assert connected.amqp.url.query["name"] == "shop 1 consume"
+    assert connected.frame_max == 131_072
+    await connected.close()
+    await connected.close()
+
+
+async def test_patience_at_the_start(rabbitmq: Located) -> None:
+    async with outside(rabbitmq.url) as other, Wire("127.0.0.1", port_of(rabbitmq)) as wire:
+        broker = RabbitBroker(Access((at(wire.port, password="guest"),)), Topology("unused"), "none")
+        wire.refusing = True
+        connecting_now = asyncio.create_task(broker.connect(30))
+        await until(lambda: wire.seen >= 2)
+        assert not connecting_now.done()
+        wire.refusing = False
+
+        assert await connecting_now == 131_072 - 8 * 1024
+        assert broker.node == f"amqp://guest@127.0.0.1:{wire.port}/"
+        assert not await other.exists("unused")
+        await broker.close()
+
+
+async def test_patience_ends(rabbitmq: Located) -> None:
+    began = time.monotonic()
+    (nobody,) = free_ports(1)
+    with pytest.raises(Unreachable):
+        await RabbitBroker(Access((at(nobody),)), Topology("unused")).connect(0.5)
+    assert time.monotonic() - began < 3
+
+    with pytest.raises(Refused):
+        await RabbitBroker(Access((at(port_of(rabbitmq)),)), Topology("unused")).connect(30)
+    assert time.monotonic() - began < 6
