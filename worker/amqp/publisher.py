@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiormq import Channel
@@ -148,12 +148,7 @@ class Publisher:
             self.blocked = False
             return
         self.blocked = True
-        closing = opened.connected.amqp.closing
-        ready = asyncio.ensure_future(opened.connected.amqp.ready())
-        try:
-            await asyncio.wait({ready, closing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
+        await _while_open(opened.connected.amqp, opened.connected.amqp.ready())
         self.blocked = False
 
     async def _send(self, opened: _Open, outgoing: Outgoing) -> None:
@@ -164,13 +159,14 @@ class Publisher:
         raw = encode_properties(replace(properties, user_id=user))
         self._waiting[properties.message_id] = time.monotonic()
         try:
-            await opened.channel.basic_publish(
+            sending = opened.channel.basic_publish(
                 outgoing.message.body,
                 routing_key=outgoing.queue,
                 properties=WireProperties(raw, properties.message_id),  # type: ignore[arg-type] # only marshalled
                 mandatory=True,
                 wait=False,
             )
+            await _while_open(opened.connected.amqp, sending)
             self.blocked = False
         finally:
             self._waiting.pop(properties.message_id, None)
@@ -194,6 +190,23 @@ class Publisher:
             self._open = None
         if opened is not None:
             await opened.connected.close()
+
+
+async def _while_open(amqp: AbstractConnection, call: Coroutine[Any, Any, object]) -> None:
+    """Await `call`; ConnectionResetError as soon as the connection is closed.
+
+    The library tells those who wait for an answer, and forgets those who wait for room to send: they would for ever.
+    """
+    task, closing = asyncio.create_task(call), amqp.closing
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told here, or to nobody any more
+    try:
+        await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ConnectionResetError("closed while waiting")
+        task.result()
+    finally:
+        task.cancel()
+        closing.cancel()
 
 
 async def _is_blocked(amqp: AbstractConnection) -> bool:

@@ -1,0 +1,54 @@
+"""The code in README.md and docs/handlers.md, as it stands there, run against the local target."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.http.targets import MakeEngine
+from worker.dev.target import Target
+from worker.http.client import HttpTransport
+from worker.http.guard import Guard
+from worker.runtime.context import job_gate
+from worker.testing import run_job
+
+ROOT = Path(__file__).parents[2]
+
+
+def code(document: str, holding: str) -> str:
+    """The one Python block of a document that holds a text."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if holding in block]
+    return found
+
+
+def run(text: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(text, "example", "exec", dont_inherit=True), names)  # our own documents
+    return names
+
+
+def transport(engine: Any) -> HttpTransport:
+    return HttpTransport(engine, gate=job_gate)
+
+
+async def test_the_readme_runs_and_a_retry_does_not_fetch_again(make_engine: MakeEngine, target: Target) -> None:
+    text = code("README.md", "order.sync")
+    text = text.replace("https://api.example.com/orders/{id}", f"{target.url}/json")
+    text = text.replace("https://wms.example.com/orders", f"{target.url}/flaky/4/500/wms")
+    result = await run_job(
+        run(text)["registry"], "order.sync", {"id": 7}, transport=transport(make_engine(guard=Guard(["127.0.0.0/8"])))
+    )
+    assert (result.status, result.attempts) == ("succeeded", 2)
+    assert [one.path for one in target.ledger()].count("/json") == 1
+
+
+async def test_the_crawler_of_the_handlers_page_runs(make_engine: MakeEngine, target: Target) -> None:
+    names = run(code("docs/handlers.md", "@registry.handler"))
+    urls = [f"{target.url}/json?page={number}" for number in range(30)]
+    result = await run_job(
+        names["registry"], "crawl", {"urls": urls}, transport=transport(make_engine(guard=Guard(["127.0.0.0/8"])))
+    )
+    assert result.status == "succeeded"
+    assert sorted(one.path for one in target.ledger()) == sorted(url.removeprefix(target.url) for url in urls)
