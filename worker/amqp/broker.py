@@ -163,28 +163,31 @@ class RabbitBroker:
         self._session = Session(connected)
         try:
             await self._session.open(self._lanes, lambda: Epoch(next(self._epochs)))
-        except (Unreachable, asyncio.CancelledError):
+        except BaseException:
             await self._session.close()
             raise
         self._on_change(True)
 
     async def _supervise(self) -> None:
-        """For ever: when a session is lost, have another."""
-        while True:
+        """Until told to stop: when a session is lost, have another."""
+        while not self._stopping:  # the library may swallow the cancellation that tells it to
             session = self._current()
             await session.lost()
             log.warning("session.lost", node=self.node, reason=session.reason)
             self._on_change(False)
             await session.close()
             await self._have_another()
-            log.info("session.restored", node=self.node)
 
     async def _have_another(self) -> None:
         ceiling = FIRST_PAUSE
         while True:
             await asyncio.sleep(ceiling * self._chance())
             try:
-                await self._start_session(await self._prepared_connection())
+                connected = await self._prepared_connection()
+                if self._stopping:
+                    await connected.close()
+                    return
+                await self._start_session(connected)
             except (Unreachable, Refused) as error:
                 # A refusal, too, may pass: a password that is being changed, a queue that is being moved.
                 level = log.error if isinstance(error, Refused) else log.warning
@@ -192,6 +195,7 @@ class RabbitBroker:
             except Exception:
                 log.exception("broker.unreachable")  # or nothing would ever be delivered again, without a word
             else:
+                log.info("session.restored", node=self.node)
                 return
             ceiling = min(ceiling * 2, LONGEST_PAUSE)
 

@@ -29,6 +29,7 @@ HEARTBEAT: Final = 10
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
+CUT_SECONDS: Final = 1.0
 RPC_SECONDS: Final = 10.0
 SMALLEST_FRAME: Final = 131_072
 """What a frame may hold where the broker sets no limit."""
@@ -131,12 +132,13 @@ class Connected:
     async def close(self) -> None:
         """End it within 5 s; a broker that is gone or frozen does not hold it up."""
         closing = asyncio.create_task(self.connection.close())
+        closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # how it ended is no matter
         try:
             await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         finally:
             self.line.cut()
         # Whoever waits on the connection is told by this task, and only now if the broker has not read for a while.
-        await asyncio.gather(closing, return_exceptions=True)
+        await asyncio.wait({closing}, timeout=CUT_SECONDS)
 
 
 async def open_connection(access: Access, purpose: str) -> Connected:

@@ -96,10 +96,8 @@ class Publisher:
     async def close(self) -> None:
         """End the connection; later publishes fail."""
         self._closed = True
-        tasks = [task for task in (self._watching, self._opening) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(self._opening)
+        await _end(self._watching)  # may have been started by the one before: the library swallows cancellations
         await self._drop(self._open)
 
     async def _opened(self) -> _Open:
@@ -190,6 +188,12 @@ class Publisher:
             self._open = None
         if opened is not None:
             await opened.connected.close()
+
+
+async def _end(task: asyncio.Task[Any] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _while_open(amqp: AbstractConnection, call: Coroutine[Any, Any, object]) -> None:
