@@ -20,6 +20,7 @@ from pamqp.exceptions import UnmarshalingException
 from pamqp.header import ContentHeader
 from structlog.testing import capture_logs
 
+from tests.raw_properties import header, long, short, tables
 from worker.amqp.codec import decode_properties, encode_properties
 from worker.amqp.frames import (
     LARGEST_BUFFERED,
@@ -37,25 +38,6 @@ SECONDS = 20.0
 class Broker(Protocol):
     @property
     def url(self) -> str: ...
-
-
-def short(data: bytes) -> bytes:
-    return bytes([len(data)]) + data
-
-
-def long(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
-
-
-def header(value: bytes, name: bytes = b"h") -> bytes:
-    return b"\x20\0" + long(short(name) + value)
-
-
-def tables(levels: int) -> bytes:
-    value = b"V"
-    for _ in range(levels):
-        value = b"F" + long(short(b"k") + value)
-    return value
 
 
 POISON = {

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import base64
-import struct
 
 import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from tests.process.kit import RawProperties, Yard, eventually
+from tests.raw_properties import header, long, short, tables
 from worker.dev.target import Target
-
-
-def short(data: bytes) -> bytes:
-    return bytes([len(data)]) + data
-
-
-def long(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
-
-
-def header(value: bytes, name: bytes = b"h") -> bytes:
-    return b"\x20\0" + long(short(name) + value)
-
-
-def tables(levels: int) -> bytes:
-    value = b"V"
-    for _ in range(levels):
-        value = b"F" + long(short(b"k") + value)
-    return value
-
 
 UNDECODABLE = {
     "content_type": b"\x80\0" + short(b"\xff"),
