@@ -28,7 +28,7 @@ FLOORS = {
 
 ONLY_IN = {
     **dict.fromkeys(("aio_pika", "aiormq", "pamqp"), "amqp"),
-    **dict.fromkeys(("aiohttp", "yarl", "idna"), "http"),
+    **dict.fromkeys(("aiohttp", "yarl", "idna", "jmespath"), "http"),
 }
 HTTP_TYPES = "httpx"
 """The face for handlers: below the top floor a name for annotations, which nothing there runs."""
