@@ -35,7 +35,7 @@ endef
 .PHONY: help
 help: ## this list
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: .venv/.stamp ## prepare .venv (the command is then .venv/bin/worker)
@@ -101,6 +101,13 @@ broker: setup ## a private RabbitMQ node in the foreground; Ctrl-C ends it
 .PHONY: have-broker
 have-broker: setup
 	@[ -n "$${WORKER_TEST_AMQP_URL:-}" ] || $(BIN)/python -m worker.dev.node fetch || true
+
+# Everything that needs a broker, in a chroot with a Debian that has RabbitMQ 4. Root, or nothing: see docs/development.md.
+.PHONY: test-rabbitmq-4
+test-rabbitmq-4: setup ## the tests with a broker against RabbitMQ 4 (needs root, 400 MB; ARGS="-k name" for a part)
+	@$(BIN)/python -m worker.dev.chroot fetch
+	@CI=true WORKER_TEST_RABBITMQ=4 $(BIN)/python -m pytest tests/amqp tests/cli tests/dev/test_node.py \
+		tests/dev/test_demo.py tests/examples $(wildcard tests/faults) tests/process $(ARGS)
 
 .PHONY: fmt
 fmt: setup ## format, and repair what the linter can repair

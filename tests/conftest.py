@@ -6,7 +6,7 @@ node       a private node for faults (kill, freeze, ctl), running again whenever
 target     a local HTTP target with a ledger of its own
 
 Nodes are started at most once in each test process. Where there is no RabbitMQ these tests are skipped at home, loudly,
-and fail on CI.
+and fail on CI. WORKER_TEST_RABBITMQ=4 makes every node one of RabbitMQ 4 (`make test-rabbitmq-4`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from worker.dev.node import Node, NodeUnavailable, ensure_rabbitmq
+from worker.dev.chroot import find_rabbitmq_4, without_rabbitmq_4
+from worker.dev.node import Installation, Node, NodeUnavailable, ensure_rabbitmq
 from worker.dev.target import Target
 
 NO_BROKER = "no broker to test against: "
@@ -53,7 +54,7 @@ class Brokers:
             do_without(self._unavailable)
         if purpose not in self._nodes:
             try:
-                self._nodes[purpose] = self._stack.enter_context(Node(ensure_rabbitmq(progress=lambda _: None)))
+                self._nodes[purpose] = self._stack.enter_context(Node(installation()))
             except NodeUnavailable as error:
                 self._unavailable = str(error)
                 do_without(self._unavailable)
@@ -63,8 +64,25 @@ class Brokers:
         return node
 
 
+def installation() -> Installation:
+    """The RabbitMQ of which tests start nodes. Raises NodeUnavailable."""
+    wanted = os.environ.get("WORKER_TEST_RABBITMQ", "")
+    if not wanted:
+        return ensure_rabbitmq(progress=lambda _: None)
+    assert wanted == "4", f"WORKER_TEST_RABBITMQ={wanted}: only 4 can be asked for"
+    found = find_rabbitmq_4() if os.geteuid() == 0 else None
+    if found is None:
+        raise without_rabbitmq_4()
+    return found
+
+
 def given_broker() -> GivenBroker | None:
-    """The broker named for tests; WORKER_AMQP_URL only if it is on this machine, for it may name one in use."""
+    """The broker named for tests; WORKER_AMQP_URL only if it is on this machine, for it may name one in use.
+
+    None where a version is asked for: that broker may have another.
+    """
+    if os.environ.get("WORKER_TEST_RABBITMQ"):
+        return None
     if url := os.environ.get("WORKER_TEST_AMQP_URL"):
         return GivenBroker(url)
     url = os.environ.get("WORKER_AMQP_URL", "")

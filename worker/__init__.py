@@ -6,16 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worker.core.child import ChildJob
     from worker.core.outcome import Reject, Retry, Snooze
+    from worker.core.result import Result
     from worker.core.strict_json import loads as read_json
+    from worker.httpx_face import httpx_client, is_transient
     from worker.runtime.context import Context
+    from worker.runtime.cpu import CpuProcessDied
     from worker.runtime.quick_retry import StepRetry
     from worker.runtime.registry import Registry
+    from worker.runtime.statuses import asks_to_wait, is_retried
     from worker.runtime.transport import (
+        BadAnswer,
         Gate,
         Headers,
         Limits,
         MaybeSent,
+        NotInTime,
         NotSent,
         Request,
         RequestError,
@@ -25,11 +32,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BadAnswer",
+    "ChildJob",
     "Context",
+    "CpuProcessDied",
     "Gate",
     "Headers",
     "Limits",
     "MaybeSent",
+    "NotInTime",
     "NotSent",
     "Registry",
     "Reject",
@@ -37,20 +48,32 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Response",
+    "Result",
     "Retry",
     "Snooze",
     "StatusError",
     "StepRetry",
+    "asks_to_wait",
+    "httpx_client",
+    "is_retried",
+    "is_transient",
     "read_json",
 ]
 
 _HOMES = {
+    "ChildJob": "worker.core.child",
     "Context": "worker.runtime.context",
+    "CpuProcessDied": "worker.runtime.cpu",
     "Registry": "worker.runtime.registry",
     "Reject": "worker.core.outcome",
+    "Result": "worker.core.result",
     "Retry": "worker.core.outcome",
     "Snooze": "worker.core.outcome",
     "StepRetry": "worker.runtime.quick_retry",
+    "asks_to_wait": "worker.runtime.statuses",
+    "httpx_client": "worker.httpx_face",
+    "is_retried": "worker.runtime.statuses",
+    "is_transient": "worker.httpx_face",
     "read_json": "worker.core.strict_json:loads",
 }
 

@@ -52,6 +52,7 @@ class Link:
 
     async def flush(self) -> None:
         """Return when what was sent has left this process."""
+        self._writer.transport.set_write_buffer_limits(0)  # by default drain() is content with a buffer half full
         with contextlib.suppress(OSError):
             await self._writer.drain()
 
@@ -88,13 +89,17 @@ async def start_child(command: Sequence[str], order: Any) -> Child:
     """
     ours, theirs = socket.socketpair()
     with theirs:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            str(theirs.fileno()),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
     link = await Link.over(ours)
     link.send(order)
     return Child(process, link)

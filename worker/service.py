@@ -17,20 +17,24 @@ from worker.amqp.connecting import Access
 from worker.core.broker import EpochLost, Lane
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
+from worker.core.message import Outgoing
 from worker.core.policy import RetryPolicy
+from worker.core.result import ReplyRules
 from worker.core.topology import Topology
 from worker.ops.metrics import Metrics
 from worker.ops.settings import Settings
 from worker.ops.settings.contradictions import HANDBACK
 from worker.ops.telemetry import OpsTelemetry
 from worker.runtime.clock import SystemClock
-from worker.runtime.context import Tools
+from worker.runtime.cpu import CpuRunner
 from worker.runtime.executor import DRAIN_CLEANUP, Executor, LocalExecutor
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules, TypeOverride
+from worker.runtime.tools import Publish, Tools
 from worker.runtime.transport import Transport
+from worker.runtime.watchdog import Watchdog
 
 log = structlog.get_logger("worker.service")
 
@@ -53,6 +57,7 @@ class Parts:
     transport: Transport
     metrics: Metrics
     suspects: Executor
+    cpu: CpuRunner
 
 
 class Service:
@@ -76,13 +81,14 @@ class Service:
         self._pipelines: tuple[Pipeline, ...] = ()
         self._helpers: list[asyncio.Task[None]] = []
         self._lifespan = AsyncExitStack()
+        self._watchdog = Watchdog()
 
     async def startup(self) -> None:
         """Reach the broker, enter the lifespan, consume. Raises Unreachable or Refused, or what the lifespan raises."""
         header_budget = await self._broker.connect(self._settings.connect_timeout)
         state = await self._lifespan.enter_async_context(self._parts.registry.running())
         limiter = Limiter(places_of(self._settings), self._clock, self._telemetry)
-        tools = tools_of(self._settings, self._parts.transport, limiter)
+        tools = tools_of(self._settings, limiter, self._parts.transport, self._parts.cpu, self._broker.publish)
         rules = rules_of(self._settings, self._topology, header_budget)
         self._pipelines = (
             self._pipeline(LocalExecutor(tools, state), limiter, rules),
@@ -90,6 +96,7 @@ class Service:
         )
         self._helpers = [asyncio.create_task(pipeline.tidy()) for pipeline in self._pipelines]
         self._helpers.append(asyncio.create_task(self._measure_lag()))
+        self._watchdog.start(asyncio.get_running_loop())
         work, suspects = self._pipelines
         await self._broker.consume(
             [
@@ -116,6 +123,8 @@ class Service:
                 await self._drain(until - min(HANDBACK, grace / 2))
         except TimeoutError:  # a broker that does not answer, a lifespan that does not end
             log.warning("drain.cut_short", seconds=grace)
+        finally:
+            self._watchdog.stop()
 
     async def _drain(self, until: float) -> None:
         """In the order that loses least. `until`, on the loop's clock, running jobs may go on."""
@@ -134,6 +143,10 @@ class Service:
             async with asyncio.timeout(LIFESPAN_SECONDS):
                 await self._lifespan.aclose()
         await self._parts.transport.aclose()
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Return once the broker has confirmed the message; PublishFailed otherwise."""
+        await self._broker.publish(outgoing)
 
     def state(self) -> Mapping[str, Any]:
         """What probes are told."""
@@ -215,10 +228,17 @@ def places_of(settings: Settings) -> Places:
     return Places(settings.concurrency, settings.steps, waiters, keys, default)
 
 
-def tools_of(settings: Settings, transport: Transport, limiter: Limiter) -> Tools:
+def tools_of(settings: Settings, limiter: Limiter, transport: Transport, cpu: CpuRunner, publish: Publish) -> Tools:
     """What every context of the process shares."""
     return Tools(
-        transport, limiter, SystemClock(), step_timeout=settings.step_timeout, max_requests=settings.max_requests
+        transport,
+        limiter,
+        SystemClock(),
+        cpu,
+        publish,
+        settings.queue,
+        step_timeout=settings.step_timeout,
+        max_requests=settings.max_requests,
     )
 
 
@@ -228,6 +248,7 @@ def rules_of(settings: Settings, topology: Topology, header_budget: int) -> Rule
     return Rules(
         decode=DecodeRules(frozenset(settings.trusted_users), settings.default_type, settings.max_body),
         copies=CopyRules(topology, header_budget),
+        replies=ReplyRules(topology, settings.reply_allow),
         timeout=settings.job_timeout,
         policy=RetryPolicy(settings.attempts, low, high, settings.max_age),
         types={

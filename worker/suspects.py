@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
 
+from worker.core.broker import PublishFailed
 from worker.core.job import Job
+from worker.core.message import Outgoing
 from worker.core.outcome import Failed, Rejected, Snoozed, Succeeded
 from worker.link import Child, Link, how_it_ended, start_child
+from worker.runtime.announcements import plain_value
 from worker.runtime.attempt import Ended
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import CLEANUP, LocalExecutor, Run
 from worker.runtime.registry import Registration, Registry
+from worker.runtime.tools import Publish
 
 log = structlog.get_logger("worker.suspects")
 
@@ -40,6 +45,22 @@ NO_CHILD_DELAY: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class PublishOrder:
+    """From the child: publish this for me. The answer is a Published of the same number."""
+
+    number: int
+    outgoing: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a PublishOrder: confirmed, or why not."""
+
+    number: int
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunOrder:
     """One job to run, at most `timeout` seconds."""
 
@@ -52,11 +73,15 @@ class NoChild(Exception):
 
 
 class SuspectExecutor:
-    """Fulfils `worker.runtime.executor.Executor`: one child process, started when the first suspect comes."""
+    """Fulfils `worker.runtime.executor.Executor`: one child process, started when the first suspect comes.
 
-    def __init__(self, command: Sequence[str], order: Any) -> None:
+    `publish` is for what its jobs publish: the child has no connection of its own.
+    """
+
+    def __init__(self, command: Sequence[str], order: Any, publish: Publish) -> None:
         self._command = tuple(command)
         self._order = order
+        self.publish = publish
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[int]] = set()
@@ -141,15 +166,33 @@ class _SuspectRun:
     async def _answer(self, child: Child) -> Ended:
         try:
             async with asyncio.timeout(self._order.timeout + CLEANUP + MARGIN):
-                ended: Ended = await child.link.receive()
+                return await self._heard(child)
         except TimeoutError:  # it blocks its loop
             self._executor.drop()
             return self._end(Failed(f"timeout after {self._order.timeout:g} s"))
         except EOFError:
             self._executor.drop()
             return self._crashed(await child.ended())
-        self._executor.answered()
-        return ended
+
+    async def _heard(self, child: Child) -> Ended:
+        """How the child says that the job ended; until then it is served."""
+        serving: set[asyncio.Task[None]] = set()
+        while True:
+            word = await child.link.receive()
+            if isinstance(word, Ended):
+                self._executor.answered()
+                return word
+            task = asyncio.create_task(self._publish(child, word))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
+
+    async def _publish(self, child: Child, order: PublishOrder) -> None:
+        try:
+            await self._executor.publish(order.outgoing)
+        except PublishFailed as error:
+            child.link.send(Published(order.number, str(error)))
+        else:
+            child.link.send(Published(order.number))
 
     def _crashed(self, code: int) -> Ended:
         how = how_it_ended(code)
@@ -160,9 +203,38 @@ class _SuspectRun:
         return Ended(outcome, self._order.job.steps)
 
 
-async def serve_suspects(link: Link, registry: Registry, executor: LocalExecutor) -> None:
+class ParentsBroker:
+    """In the child: the way to the broker leads through the parent, who has the connection."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Return once the broker has confirmed the message; PublishFailed otherwise."""
+        number = next(self._numbers)
+        confirmed = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._link.send(PublishOrder(number, outgoing))
+        try:
+            await confirmed
+        finally:
+            del self._waiting[number]
+
+    def heard(self, word: Published) -> None:
+        """The parent's answer."""
+        confirmed = self._waiting.get(word.number)
+        if confirmed is None or confirmed.done():
+            return
+        if word.fault is None:
+            confirmed.set_result(None)
+        else:
+            confirmed.set_exception(PublishFailed(word.fault))
+
+
+async def serve_suspects(link: Link, registry: Registry, executor: LocalExecutor, broker: ParentsBroker) -> None:
     """In the child: run what is ordered, one job at a time, until the parent hangs up."""
-    lane = _Lane(link, registry, executor)
+    lane = _Lane(link, registry, executor, broker)
     link.send(READY)
     with contextlib.suppress(EOFError):
         while True:
@@ -172,10 +244,11 @@ async def serve_suspects(link: Link, registry: Registry, executor: LocalExecutor
 class _Lane:
     """The child's side: the job that runs, if one does."""
 
-    def __init__(self, link: Link, registry: Registry, executor: LocalExecutor) -> None:
+    def __init__(self, link: Link, registry: Registry, executor: LocalExecutor, broker: ParentsBroker) -> None:
         self._link = link
         self._registry = registry
         self._executor = executor
+        self._broker = broker
         self._run: Run | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -183,6 +256,8 @@ class _Lane:
         if isinstance(word, RunOrder):
             self._link.send(BEGAN)
             self._task = asyncio.create_task(self._serve(word))
+        elif isinstance(word, Published):
+            self._broker.heard(word)
         elif self._run is not None:
             self._run.interrupt()
 
@@ -197,13 +272,13 @@ class _Lane:
                 ended = Ended(outcome_of(error), job.steps, trouble=trouble_of(error))
             else:
                 self._run = self._executor.start(job, registration, payload, order.timeout)
-                ended = await self._run.ended()
+                ended = _portable(await self._run.ended(), registration)
                 self._run = None
-        self._link.send(_portable(ended))
+        self._link.send(ended)
 
 
-def _portable(ended: Ended) -> Ended:
-    """Without a value: whether a handler's value can travel is not known, and nobody asks for it here."""
+def _portable(ended: Ended, registration: Registration) -> Ended:
+    """With the handler's value as plain JSON: whether it can be pickled is not known."""
     if not isinstance(ended.outcome, Succeeded):
         return ended
-    return Ended(Succeeded(), ended.steps, ended.network, ended.requests, ended.trouble)
+    return replace(ended, outcome=Succeeded(plain_value(registration, ended.outcome.value)[0]))

@@ -16,12 +16,13 @@ import trustme
 
 from tests.amqp.contract import outside, until
 from tests.amqp.wire import Wire
+from tests.conftest import installation
 from worker.amqp import connecting
 from worker.amqp.broker import RabbitBroker
 from worker.amqp.connecting import Access, Connected, Node, Refused, Tls, Unreachable, open_connection
 from worker.core.topology import Topology
 from worker.dev import node as private
-from worker.dev.node import NodeUnavailable, ensure_rabbitmq
+from worker.dev.node import NodeUnavailable
 from worker.dev.ports import free_ports
 
 SECRET: Final = "open-sesame-1234"
@@ -196,7 +197,7 @@ class TlsBroker:
         client.private_key_pem.write_to_path(self.client_key)
         (self.port,) = free_ports(1)
         self.node = private.Node(
-            ensure_rabbitmq(progress=lambda _: None),
+            installation(),
             name="tls",
             conf=[
                 f"listeners.ssl.1 = 127.0.0.1:{self.port}",

@@ -25,6 +25,57 @@ def test_config_shows_each_setting_with_its_value_and_source(cli: Cli) -> None:
     assert found["log"] == ("info", "default")
 
 
+TABLES = """
+queue = "orders"
+
+[types."order.sync"]
+attempts = 3
+backoff = "500ms..1m"
+timeout = "90s"
+
+[types.import]
+concurrency = 2
+
+[limits."api.example.com"]
+concurrency = 20
+rate = "100/s"
+
+[limits.default]
+concurrency = 5
+
+[credentials.crm]
+bearer_file = "token"
+origins = ["https://crm.example.com", "https://crm.example.org:8443/"]
+"""
+
+
+def test_config_shows_the_tables_of_the_file(cli: Cli) -> None:
+    (cli.directory / "token").write_text("streng-geheim-1234")
+    (cli.directory / "own.toml").write_text(TABLES)
+    ended = cli("config", "--json", "--config", "own.toml")
+    assert ended.code == 0
+    found = {row["name"]: (row["value"], row["source"]) for row in ended.json}
+    assert list(found)[: len(SETTINGS)] == [one.name for one in SETTINGS]
+    values = {
+        'types."order.sync".attempts': "3",
+        'types."order.sync".backoff': "500ms..1m",
+        'types."order.sync".timeout': "90s",
+        "types.import.concurrency": "2",
+        'limits."api.example.com".concurrency': "20",
+        'limits."api.example.com".rate': "100/s",
+        "limits.default.concurrency": "5",
+        "credentials.crm.bearer": "***",
+        "credentials.crm.origins": "https://crm.example.com,https://crm.example.org:8443",
+    }
+    file = cli.directory / "own.toml"
+    assert {name: found[name] for name in list(found)[len(SETTINGS) :]} == {
+        name: (value, f"file {file} table {name.rpartition('.')[0]}") for name, value in values.items()
+    }
+    table = cli("config", "--config", "own.toml")
+    assert "geheim" not in ended.out + table.out + table.err
+    assert all(name in table.out for name in values)
+
+
 def test_config_masks_secrets(cli: Cli) -> None:
     environ = {"WORKER_AMQP_URL": "amqp://me:geheim@127.0.0.1/", "WORKER_ADMIN_TOKEN": "streng-geheim-1234"}
     for arguments in (("config",), ("config", "--json")):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.conftest import Broker, Cli, headers_of
+from worker.cli.publishing import IN_FLIGHT
 from worker.dev.ports import free_ports
 
 
@@ -55,6 +56,19 @@ def test_a_delay_is_a_time_in_a_header(cli: Cli, broker: Broker) -> None:
     assert (before + 600) * 1000 - 1 <= due <= (time.time() + 600) * 1000 + 1
 
 
+def test_a_deadline_is_a_time_in_a_header(cli: Cli, broker: Broker) -> None:
+    broker.declare()
+    before = time.time()
+    assert cli("publish", "t", "{}", "--delay", "5m", "--deadline", "1h").code == 0
+    found = broker.take(broker.queue)
+    assert found is not None
+    headers = headers_of(found[0])
+    assert headers.keys() == {"x-worker-not-before", "x-worker-deadline"}
+    until = headers["x-worker-deadline"]
+    assert isinstance(until, int)
+    assert (before + 3600) * 1000 - 1 <= until <= (time.time() + 3600) * 1000 + 1
+
+
 @pytest.mark.parametrize("payload", ["@job.json", "-"])
 def test_the_payload_may_be_elsewhere(cli: Cli, broker: Broker, payload: str) -> None:
     broker.declare()
@@ -69,10 +83,22 @@ def test_the_payload_may_be_elsewhere(cli: Cli, broker: Broker, payload: str) ->
     ("arguments", "said"),
     [
         (("t", '{"a": 1, "a": 2}'), "invalid value for the payload: a name stands twice in one object"),
-        (("t", "[1"), "invalid value for the payload: not JSON"),
+        (("t", '{"a": 1,\n "b": nil}'), "invalid value for the payload: not JSON: Expecting value at character 15"),
+        (("t", ""), "invalid value for the payload: it is empty, and JSON is needed"),
+        (("t", "-"), "invalid value for the payload: it is empty, and JSON is needed"),
+        (("t", "@."), "invalid value for the payload: .: Is a directory"),
         (("t", "@nowhere.json"), "invalid value for the payload: nowhere.json: No such file"),
         (("t", "{}", "--delay", "soon"), "invalid value for --delay: 'soon' is not a duration"),
         (("t", "{}", "--delay", "31d"), "invalid value for --delay: 31d is more than the 30d"),
+        (("t", "{}", "--deadline", "soon"), "invalid value for --deadline: 'soon' is not a duration"),
+        (("t", "{}", "--deadline", "0"), "invalid value for --deadline: 0 must be longer than 0"),
+        (("t", "{}", "--deadline", "9999999999d"), "invalid value for --deadline: 9999999999d is beyond"),
+        (
+            ("t", "{}", "--delay", "1h", "--deadline", "60m"),
+            "invalid value for --deadline: 60m must be longer than the 1h",
+        ),
+        (("t", "{}", "--timeout", "1s"), "invalid value for --timeout: it is for --wait"),
+        (("t", "{}", "--wait", "--timeout", "soon"), "invalid value for --timeout: 'soon' is not a duration"),
         (("t", "{}", "--id", "a b"), "invalid value for --id: 'a b' is not an id"),
         (("", "{}"), "invalid value for TYPE: 1 to 255 bytes"),
     ],
@@ -104,7 +130,8 @@ def test_an_interrupted_publish_says_how_far_it_came(cli: Cli, broker: Broker) -
     broker.declare()
     with cli.started("publish", "t", "--count", "1000000") as process:
         deadline = time.monotonic() + 30
-        while broker.count(broker.queue) == 0 and time.monotonic() < deadline:
+        # More than wait for their confirms at once: so it has heard of some.
+        while broker.count(broker.queue) <= IN_FLIGHT and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.core import finished
 from worker.core.copies import (
     HISTORY_LIMIT,
     CopyRules,
@@ -21,7 +22,8 @@ from worker.core.copies import (
     suspect_copy,
     wait_copy,
 )
-from worker.core.job import DecodeRules, Finished, Job, Malformed, decode, decode_steps, encode_steps
+from worker.core.finished import Element, Elements, Finished, Step, decode_steps, digest
+from worker.core.job import DecodeRules, Job, Malformed, decode
 from worker.core.message import Message, Outgoing, Properties, Undecodable
 from worker.core.policy import DeadLetter, Park
 from worker.core.topology import Topology
@@ -268,17 +270,42 @@ def test_finished_steps_stay_under_64_kib_whatever_the_budget() -> None:
 
 def test_the_steps_of_a_wide_fan_out_are_not_written_anew_for_each_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     written = 0
+    really = finished._text
 
-    def count(steps: dict[str, Finished]) -> str:
+    def count(step: Step) -> str:
         nonlocal written
-        written += len(steps)
-        return encode_steps(steps)
+        written += 1
+        return really(step)
 
-    monkeypatch.setattr("worker.core.copies.encode_steps", count)
+    monkeypatch.setattr("worker.core.finished._text", count)
     steps = {f"push/{number}": Finished({"status": 200, "id": "é" * 40}) for number in range(10_000)}
     copy = park(replace(JOB, steps=steps))
     assert 64_000 < len(headers_of(copy)["x-worker-steps"]) < 64 * 1024
     assert written <= 2 * len(steps)
+
+
+def test_results_nobody_needs_give_way_to_the_history_and_the_detail() -> None:
+    job = replace(JOB, steps={"user": Finished("x" * 1000, needed=False)})
+    whole = budget(bury(job))
+    letter = headers_of(bury(job, within(whole - 1)))
+    assert {"x-worker-history", "x-worker-detail"} <= letter.keys()
+    assert decode_steps(letter["x-worker-steps"]) == {"user": Finished(kept=False, size=1002)}
+    assert not forgets(park(job, within(whole - 1)), job)
+
+
+def test_history_and_detail_give_way_to_results_that_are_needed() -> None:
+    job = replace(JOB, steps={"user": Finished("x" * 1000)})
+    letter = headers_of(bury(job, within(budget(bury(replace(job, history=()))) - 1)))
+    assert {"x-worker-history", "x-worker-detail"}.isdisjoint(letter)
+    assert decode_steps(letter["x-worker-steps"]) == job.steps
+
+
+def test_an_element_that_does_not_travel_is_forgotten_too() -> None:
+    done = {number: Element(digest(b"item"), f"{number}" + "x" * 1000) for number in range(100)}
+    job = replace(JOB, steps={"push": Elements(done)})
+    assert forgets(park(job), job)
+    few = replace(JOB, steps={"push": Elements({number: done[number] for number in range(10)})})
+    assert not forgets(park(few), few)
 
 
 def test_the_history_keeps_the_last_hundred() -> None:

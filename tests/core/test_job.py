@@ -10,15 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.core.finished import Finished, decode_steps, encode_steps
 from worker.core.job import (
     MAX_COUNT,
     DecodeRules,
-    Finished,
     Job,
     Malformed,
     decode,
-    decode_steps,
-    encode_steps,
     safe_id,
 )
 from worker.core.message import Message, Properties, Undecodable

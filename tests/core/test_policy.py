@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.core.job import Finished, Job
+from worker.core.finished import Finished
+from worker.core.job import Job
 from worker.core.outcome import Failed, Interrupted, Outcome, Rejected, Snoozed, Succeeded
 from worker.core.policy import (
     Ack,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from worker.core.finished import Finished
 from worker.core.job import DecodeRules, Job, decode
 from worker.core.message import Message, Outgoing, Properties, Undecodable
 from worker.core.replay import NotReplayable, replay_copy
@@ -76,7 +77,7 @@ def test_a_worker_reads_it_as_a_young_job_with_finished_steps() -> None:
     assert isinstance(job, Job)
     assert (job.id, job.attempt, job.snoozes, job.first_seen) == ("job-1", 1, 0, 5e9)
     assert (job.deadline, job.wait_deadline, job.not_before) == (None, None, None)
-    assert job.steps["user"].value == {"id": 1}
+    assert job.steps == {"user": Finished({"id": 1})}
 
 
 def test_steps_that_a_stranger_claims_do_not_come_back_under_our_name() -> None:

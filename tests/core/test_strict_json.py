@@ -257,10 +257,10 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 def seconds(body: bytes) -> float:
     best = float("inf")
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.thread_time()  # of this thread alone: what else the machine does is no fault of the reader's
         with contextlib.suppress(ValueError):
             loads(body)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.thread_time() - begun)
     return best
 
 

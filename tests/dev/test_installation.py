@@ -64,12 +64,13 @@ def test_a_missing_broker_skips_at_home_and_fails_on_ci(monkeypatch: pytest.Monk
         ({"WORKER_AMQP_URL": "amqp://u:p@localhost:5672/"}, "amqp://u:p@localhost:5672/"),
         ({"WORKER_AMQP_URL": "amqp://u:p@rabbit.example.com/"}, None),
         ({"WORKER_TEST_AMQP_URL": "amqp://rabbit/", "WORKER_AMQP_URL": "amqp://localhost/"}, "amqp://rabbit/"),
+        ({"WORKER_TEST_AMQP_URL": "amqp://rabbit/", "WORKER_TEST_RABBITMQ": "4"}, None),
     ],
 )
 def test_takes_the_broker_that_is_named(
     variables: dict[str, str], url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WORKER_AMQP_URL", "WORKER_TEST_AMQP_URL"):
+    for name in ("WORKER_AMQP_URL", "WORKER_TEST_AMQP_URL", "WORKER_TEST_RABBITMQ"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

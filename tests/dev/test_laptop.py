@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import socket
@@ -15,6 +14,7 @@ from urllib.request import urlopen
 
 from tests.dev.running import eventually, running
 from worker.dev.node import Node
+from worker.dev.service import clean_environment
 
 
 def test_what_it_says_can_be_pasted(node: Node, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_it_says_can_be_pasted(node: Node, tmp_path: Path) -> None:
         assert admin is not None
 
         command = [sys.executable, "-m", "worker", *shlex.split(line[1])]
-        subprocess.run(command, env={**os.environ, url[1]: url[2]}, check=True, timeout=30)
+        subprocess.run(command, env={**clean_environment(), url[1]: url[2]}, check=True, timeout=30)
         assert eventually(lambda: [call.status for call in laptop.ledger()] == [200])
         assert ":8080/" not in admin[1]
         with urlopen(admin[1], timeout=5) as answer:

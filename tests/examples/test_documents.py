@@ -1,10 +1,12 @@
-"""The code in README.md and docs/handlers.md, as it stands there, run against the local target."""
+"""The code in README.md and docs, as it stands there: run against the local target, or the tests it is."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.http.targets import MakeEngine
 from worker.dev.target import Target
@@ -18,8 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 def code(document: str, holding: str) -> str:
     """The one Python block of a document that holds a text."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-    (found,) = [block for block in blocks if holding in block]
+    (found,) = [block for block in blocks(document, "python") if holding in block]
+    return found
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Every block of a document in that language."""
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     return found
 
 
@@ -52,3 +59,15 @@ async def test_the_crawler_of_the_handlers_page_runs(make_engine: MakeEngine, ta
     )
     assert result.status == "succeeded"
     assert sorted(one.path for one in target.ledger()) == sorted(url.removeprefix(target.url) for url in urls)
+
+
+TESTING = "\n".join(blocks("docs/testing.md", "python"))
+
+
+@pytest.mark.parametrize("name", re.findall(r"^async def (test_\w+)", TESTING, re.MULTILINE))
+async def test_the_tests_of_the_testing_page_pass(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (letter,) = blocks("docs/testing.md", "json")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "order-7.json").write_text(letter)
+    monkeypatch.chdir(tmp_path)
+    await run(TESTING)[name]()

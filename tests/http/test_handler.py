@@ -10,8 +10,10 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tests.http.targets import Exchange, MakeEngine, Serve
+from tests.runtime.toys import tools as bare_tools
 from worker import Context, Limits, Registry, Request, Retry
 from worker.core.job import Job
 from worker.core.message import Properties
@@ -20,7 +22,7 @@ from worker.http.handler import http_registry, run_http
 from worker.http.payload import HttpJob
 from worker.http.status import asked_wait
 from worker.runtime.clock import SystemClock
-from worker.runtime.context import Tools, job_gate
+from worker.runtime.context import job_gate
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.telemetry import Silent
 from worker.testing import JobResult, run_job
@@ -252,9 +254,9 @@ async def test_what_got_no_connection_in_the_step_timeout_was_surely_not_sent(
     holds_the_connection = asyncio.create_task(engine.send(Request("GET", target.url)))
     await arrived.wait()
     clock = SystemClock()
-    tools = Tools(HttpTransport(engine), Limiter(Places(), clock, Silent()), clock, step_timeout=0.2)
+    tools = bare_tools(HttpTransport(engine), Limiter(Places(), clock, Silent()), clock, step_timeout=0.2)
     context = Context(Job("a", "http", b"", None, 0.0, properties=Properties()), tools)
-    job = HttpJob.model_validate({"url": target.url, "retry": {"attempts": 1, "when": "unsent"}})
+    job = TypeAdapter(HttpJob).validate_python({"url": target.url, "retry": {"attempts": 1, "when": "unsent"}})
     with pytest.raises(Retry):
         await run_http(job, context)
     assert told == ["not_sent"]

@@ -10,15 +10,25 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from worker.http.payload import HttpJob
+from worker.http.payload import HttpJob, ManySteps, OneStep
+from worker.http.request import Filled
 from worker.runtime.payload import LOOKED_AT, explain_validation
 
 URL = "https://api.example.com/ping"
 SECRET = "s3cr3t-v4lue"
 
 
-def job(**fields: Any) -> HttpJob:
-    return TypeAdapter(HttpJob).validate_python({"url": URL, **fields})
+ADAPTER = TypeAdapter[OneStep | ManySteps](HttpJob)
+
+
+def job(**fields: Any) -> OneStep:
+    found = ADAPTER.validate_python({"url": URL, **fields})
+    assert isinstance(found, OneStep)
+    return found
+
+
+def filled(one: OneStep) -> Filled:
+    return one.plan.steps[0].draft.fill({})
 
 
 def refusal(payload: Any, annotation: Any = HttpJob) -> str:
@@ -29,7 +39,8 @@ def refusal(payload: Any, annotation: Any = HttpJob) -> str:
 
 def test_the_smallest_job() -> None:
     smallest = job()
-    assert (smallest.method, smallest.target, smallest.body, smallest.id) == ("GET", URL, {}, "request")
+    assert filled(smallest) == Filled(URL, {}, {})
+    assert (smallest.method, smallest.id) == ("GET", "request")
     assert (smallest.timeout, smallest.redirects, smallest.keys) == (None, 0, ["api.example.com"])
     assert (smallest.retry.attempts, smallest.retry.when) == (3, "any")
     assert [smallest.expect.holds(status) for status in (199, 200, 299, 300, 404)] == [False, True, True, False, False]
@@ -51,7 +62,7 @@ TARGETS = [
 
 @pytest.mark.parametrize(("url", "query", "target"), TARGETS)
 def test_targets(url: str, query: dict[str, Any], target: str) -> None:
-    assert job(url=url, query=query).target == target
+    assert filled(job(url=url, query=query)).url == target
 
 
 @pytest.mark.parametrize(
@@ -67,7 +78,7 @@ def test_targets(url: str, query: dict[str, Any], target: str) -> None:
     ],
 )
 def test_bodies(fields: dict[str, Any], body: dict[str, Any]) -> None:
-    assert job(**fields).body == body
+    assert filled(job(**fields)).body == body
 
 
 def test_other_fields() -> None:
@@ -164,28 +175,6 @@ def test_framing_headers_are_the_workers(name: str) -> None:
     assert text.startswith(f"header '{name}' is set by the worker and cannot be set by a job at $.headers")
 
 
-@pytest.mark.parametrize("field", ["steps", "needs", "for_each", "concurrency", "auth", "sign", "save", "callback"])
-def test_fields_of_a_later_version_are_refused_not_ignored(field: str) -> None:
-    assert f"this field is not supported by this version at $.{field}" in refusal({"url": URL, field: "x"})
-    assert field not in HttpJob.model_json_schema()["properties"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "place"),
-    [
-        ({"url": "https://a/{{ user.id }}"}, "$.url"),
-        ({"query": {"a": ["{{ x }}"]}}, "$.query"),
-        ({"headers": {"X-A": "{{ x }}"}}, "$.headers"),
-        ({"json": [{"a": {"b": "say {{ x }}"}}]}, "$.json"),
-        ({"form": {"a": "{{x}}"}}, "$.form"),
-        ({"text": "{{x}}"}, "$.text"),
-    ],
-)
-def test_templates_are_refused_not_sent(fields: dict[str, Any], place: str) -> None:
-    text = refusal({"url": URL, **fields})
-    assert f"a template ({{{{ ... }}}}) is not supported by this version at {place}" in text
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -204,7 +193,7 @@ def test_what_is_too_long_is_one_fault_and_not_one_for_each_of_its_elements(fiel
 def test_as_much_as_there_may_be() -> None:
     headers = {f"X-{number}": "" for number in range(100)}
     full = job(expect={"status": [200] * 50}, headers=headers, form={"a": [1] * 999, "b": []})
-    assert (len(full.expect.status), len(full.headers), len(full.body["form"]["a"])) == (50, 100, 999)
+    assert (len(full.expect.status), len(full.headers), len(filled(full).body["form"]["a"])) == (50, 100, 999)
 
 
 def test_ten_thousand_faults_are_counted_and_not_each_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +228,16 @@ def test_no_refusal_repeats_a_value() -> None:
         "query": {"a": {"b": SECRET}},
         "expect": {"status": [SECRET]},
         "retry": {"when": SECRET},
+        "needs": [SECRET],
+        "for_each": SECRET,
+        "concurrency": SECRET,
+        "auth": f"{SECRET} ",
+        "save": f"'{SECRET}",
+        "text": f"{{{{ {SECRET} }}}}",
+        "json": [f"{{{{ '{SECRET}"],
+        "callback": {"url": SECRET, "headers": {"X": f"{SECRET}\n"}},
+        "steps": [{"url": SECRET, "save": f"{{{{ {SECRET} }}}}"}],
+        "templates": SECRET,
     }
     for field, value in payload.items():
         assert SECRET not in refusal({"url": URL, field: value})

@@ -30,6 +30,7 @@ CONTRACT = {
     "worker_loop_lag_seconds": (set(), "gauge"),
     "worker_build_info": ({"version", "python"}, "gauge"),
 }
+ADDED = {"worker_replies_total": ({"result"}, "counter"), "worker_callbacks_failed_total": (set(), "counter")}
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -80,6 +81,8 @@ def everything(metrics: Metrics) -> None:
     metrics.consuming(True)
     metrics.reconnected()
     metrics.lost_ack()
+    metrics.reply("sent")
+    metrics.callback_failed()
     metrics.loop_lag(0.5)
 
 
@@ -90,7 +93,7 @@ def test_names_labels_and_types_are_the_contracts(metrics: Metrics) -> None:
         name = family.name + ("_total" if family.type == "counter" else "")
         assert family.documentation
         found[name] = (set(family.samples[0].labels) - {"le"}, family.type)
-    assert found == CONTRACT
+    assert found == CONTRACT | ADDED
 
 
 Event = Callable[[Metrics], None]
@@ -129,6 +132,8 @@ EVENTS: list[tuple[Event, str, dict[str, str], float]] = [
     (both(lambda m: m.consuming(True), lambda m: m.consuming(False)), "worker_consuming", {}, 0),
     (lambda m: m.reconnected(), "worker_reconnects_total", {}, 1),
     (lambda m: m.lost_ack(), "worker_lost_acks_total", {}, 1),
+    (lambda m: m.reply("refused"), "worker_replies_total", {"result": "refused"}, 1),
+    (lambda m: m.callback_failed(), "worker_callbacks_failed_total", {}, 1),
 ]
 
 

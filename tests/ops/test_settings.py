@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from ipaddress import ip_network
@@ -40,6 +41,7 @@ CONTRACT: dict[str, tuple[str, Any]] = {
     "WORKER_PREFETCH": ("concurrency + 25 %", 125),
     "WORKER_STEPS": ("2 x concurrency", 200),
     "WORKER_REPLICAS": ("1", 1),
+    "WORKER_CPU_PROCESSES": ("auto", None),
     "WORKER_JOB_TIMEOUT": ("60s", 60.0),
     "WORKER_STEP_TIMEOUT": ("10s", 10.0),
     "WORKER_ATTEMPTS": ("16", 16),
@@ -128,6 +130,16 @@ def test_the_probe_asks_where_the_listener_is_by_default() -> None:
 def test_prefetch_is_a_quarter_above_concurrency_rounded_up(load: Loader, concurrency: int, prefetch: int) -> None:
     settings = load(concurrency=str(concurrency)).settings
     assert (settings.prefetch, settings.steps) == (prefetch, 2 * concurrency)
+
+
+def test_cpu_processes_are_as_many_as_the_cpus_this_process_may_use(load: Loader) -> None:
+    usable = len(os.sched_getaffinity(0))
+    assert Settings().cpu_processes == load.value("cpu_processes", "Auto") == usable
+    assert load(toml='cpu_processes = "auto"').settings.cpu_processes == usable
+    assert load(toml=f"cpu_processes = {usable + 1}").settings.cpu_processes == usable + 1
+    for wrong in ("0", "automatic", "-1", "1025"):
+        error = load.error({"WORKER_CPU_PROCESSES": wrong})
+        assert f"'{wrong}' is not a whole number from 1 to 1024, nor auto" in str(error)
 
 
 # --- precedence

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import installation
 from tests.process.kit import Yard, counted, eventually
-from worker.dev.node import Node, ensure_rabbitmq
+from worker.dev.node import Node
 from worker.dev.target import Target
 
 JOBS = 40
@@ -21,7 +22,7 @@ def own(node: Node) -> Iterator[Node]:
 
     RabbitMQ 3.10 sometimes takes no new quorum queues any more when it was killed twice.
     """
-    with Node(ensure_rabbitmq(progress=lambda _: None)) as found:
+    with Node(installation()) as found:
         yield found
 
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from worker.core.broker import PublishFailed
+from worker.core.finished import Finished
 from worker.core.job import Job
+from worker.core.message import Outgoing, Properties
 from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed, Succeeded
 from worker.runtime.attempt import Ended
 from worker.runtime.registry import Registry
@@ -22,14 +25,15 @@ from worker.suspects import SuspectExecutor
 CHILD = """
     import asyncio, os, signal, sys
     from pydantic import BaseModel, field_validator
-    from worker import Registry, Reject
+    from worker import Context, Registry, Reject
     from worker.link import Link, end_of_line
     from worker.runtime.clock import SystemClock
-    from worker.runtime.context import Tools
+    from worker.runtime.cpu import ThreadCpu
     from worker.runtime.executor import LocalExecutor
     from worker.runtime.limiter import Limiter, Places
     from worker.runtime.telemetry import Silent
-    from worker.suspects import serve_suspects
+    from worker.runtime.tools import Tools
+    from worker.suspects import ParentsBroker, serve_suspects
     from worker.testing.harness import NoTransport
 
     registry = Registry()
@@ -45,7 +49,7 @@ CHILD = """
             return do
 
     @registry.handler("job")
-    async def handle(order: Order) -> None:
+    async def handle(order: Order, context: Context) -> str | None:
         match order.do:
             case "exit":
                 os._exit(3)
@@ -55,13 +59,17 @@ CHILD = """
                 raise Reject("no")
             case "sleep":
                 await asyncio.sleep(60)
+            case "publish":
+                return await context.publish("child", "other", {"a": 1})
 
     async def main():
         link = await Link.over(end_of_line(int(sys.argv[-1])))
         await link.receive()
         clock = SystemClock()
-        tools = Tools(NoTransport(), Limiter(Places(), clock, Silent()), clock)
-        await serve_suspects(link, registry, LocalExecutor(tools, None))
+        broker = ParentsBroker(link)
+        limiter = Limiter(Places(), clock, Silent())
+        tools = Tools(NoTransport(), limiter, clock, ThreadCpu(), broker.publish, "jobs")
+        await serve_suspects(link, registry, LocalExecutor(tools, None), broker)
 
     asyncio.run(main())
 """
@@ -80,14 +88,32 @@ UNWILLING = """
 """
 
 
+class Desk:
+    """The parent's broker: keeps what is published, or refuses it with `fault`."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.fault = ""
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        if self.fault:
+            raise PublishFailed(self.fault)
+        self.sent.append(outgoing)
+
+
 @pytest.fixture
-async def executor(tmp_path: Path) -> AsyncIterator[Any]:
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def executor(tmp_path: Path, desk: Desk) -> AsyncIterator[Any]:
     made: list[SuspectExecutor] = []
 
     def make(script: str = CHILD) -> SuspectExecutor:
         path = tmp_path / "child.py"
         path.write_text(textwrap.dedent(script))
-        made.append(SuspectExecutor((sys.executable, str(path)), "an order"))
+        made.append(SuspectExecutor((sys.executable, str(path)), "an order", desk.publish))
         return made[-1]
 
     yield make
@@ -146,3 +172,20 @@ async def test_a_drain_interrupts_it(executor: Any) -> None:
         await asyncio.sleep(0.01)
     under_way.interrupt()
     assert (await ending).outcome == Interrupted()
+
+
+async def test_what_it_publishes_goes_by_the_parents_connection(executor: Any, desk: Desk) -> None:
+    ended = await run(executor(), "publish")
+    assert ended.outcome == Succeeded("job-1/child")
+    assert ended.steps["child"] == Finished("job-1/child", size=len('"job-1/child"'))
+    (sent,) = desk.sent
+    assert (sent.queue, sent.message.body) == ("jobs", b'{"a":1}')
+    assert isinstance(sent.message.properties, Properties)
+    assert (sent.message.properties.type, sent.message.properties.message_id) == ("other", "job-1/child")
+
+
+async def test_a_publish_that_is_not_confirmed_fails_its_attempt(executor: Any, desk: Desk) -> None:
+    desk.fault = "queue 'jobs' refuses"
+    ended = await run(executor(), "publish")
+    assert ended.outcome == Failed("worker.core.broker.PublishFailed")
+    assert not ended.steps

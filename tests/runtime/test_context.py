@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.runtime.toys import tools
 from worker import Context, NotSent, Registry, Request, Response, Retry, StepRetry
 from worker.core.job import Job
 from worker.core.message import Properties
-from worker.runtime.context import Tools, enter, job_gate
+from worker.runtime.context import enter, job_gate
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.telemetry import Silent
 from worker.runtime.transport import Headers
@@ -184,7 +185,7 @@ async def test_requests_are_numbered_as_they_are_made_not_as_they_get_their_plac
 
     desk, clock = Desk(), ManualClock()
     limiter = Limiter(Places(steps=1), clock, Silent())
-    context = Context(Job("job-1", "job", b"", None, 0.0, properties=Properties()), Tools(desk, limiter, clock))
+    context = Context(Job("job-1", "job", b"", None, 0.0, properties=Properties()), tools(desk, limiter, clock))
     await asyncio.create_task(body(context))
     assert sorted(zip(keys(desk.sent), (request.url[-1] for request in desk.sent), strict=True)) == [
         ("request", "0"),
@@ -207,8 +208,8 @@ async def test_a_step_inside_a_step_cannot_have_a_key() -> None:
 async def test_one_job_may_make_so_many_requests_and_no_more() -> None:
     clock = ManualClock()
     limiter = Limiter(Places(), clock, Silent())
-    tools = Tools(NoTransport(), limiter, clock, max_requests=2)
-    context = Context(Job("a", "job", b"", None, 0.0, properties=Properties()), tools)
+    bounded = tools(NoTransport(), limiter, clock, max_requests=2)
+    context = Context(Job("a", "job", b"", None, 0.0, properties=Properties()), bounded)
     for _ in range(2):
         async with context.outgoing(Request("GET", URL)):
             pass

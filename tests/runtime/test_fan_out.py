@@ -61,6 +61,17 @@ async def test_the_gravest_error_of_several_counts(errors: list[BaseException], 
     assert ran.names == ["good"]
 
 
+async def test_of_several_waits_the_longest_counts() -> None:
+    async def body(context: Context) -> None:
+        if context.job.snoozes:
+            return
+        waits = [context.step(f"{delay}", failing, Snooze(delay)) for delay in (5, 600, 60)]
+        await context.gather(*waits)
+
+    result = await run(body)
+    assert (result.status, result.seconds) == ("succeeded", 600)
+
+
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt()])
 async def test_an_exit_inside_gather_ends_the_attempt_and_not_the_worker(error: BaseException) -> None:
     async def body(context: Context) -> None:

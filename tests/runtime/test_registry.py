@@ -18,6 +18,7 @@ from worker import Context, Registry, Reject
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
 from worker.core.policy import RetryPolicy
+from worker.core.result import ReplyRules
 from worker.core.topology import Topology
 from worker.runtime.rules import Rules, TypeOverride
 from worker.testing import run_job
@@ -25,6 +26,22 @@ from worker.testing import run_job
 
 async def nothing(payload: Any) -> None:
     return None
+
+
+def test_an_annotation_that_cannot_be_read_is_said_and_the_fix() -> None:
+    async def handler(payload: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+        return None
+
+    told = "handler of 'job': the annotation of 'payload' cannot be read, name 'Nowhere' is not defined: define it at"
+    with pytest.raises(TypeError, match=told):
+        Registry().handler("job")(handler)
+
+
+def test_only_the_payload_needs_an_annotation_that_can_be_read() -> None:
+    async def handler(payload: dict, context: Elsewhere) -> Elsewhere:  # type: ignore[name-defined, type-arg]  # noqa: F821
+        return None
+
+    Registry().handler("job")(handler)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +327,9 @@ def test_whose_word_counts(
 ) -> None:
     registry = Registry()
     registry.handler("job", **own)(nothing)
-    rules = Rules(DecodeRules(frozenset()), CopyRules(Topology("jobs")), types={"job": operator})
+    rules = Rules(
+        DecodeRules(frozenset()), CopyRules(Topology("jobs")), ReplyRules(Topology("jobs")), types={"job": operator}
+    )
     found = rules.for_type(registry.find("job"))
     assert (found.timeout, found.own_limits) == (timeout, limits)
     assert found.policy == RetryPolicy(attempts, *backoff)

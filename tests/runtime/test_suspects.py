@@ -10,12 +10,15 @@ from worker.core.broker import Lane
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
 from worker.core.message import Delivery, Epoch, Message, Properties
+from worker.core.result import ReplyRules
 from worker.core.topology import Topology
 from worker.runtime.rules import Rules
 from worker.testing import Harness
 from worker.testing.clock import let_run
 
-LANE = Rules(DecodeRules(frozenset({"worker"})), CopyRules(Topology("jobs")), suspect_lane=True)
+LANE = Rules(
+    DecodeRules(frozenset({"worker"})), CopyRules(Topology("jobs")), ReplyRules(Topology("jobs")), suspect_lane=True
+)
 
 
 def harness_over(registry: Registry, rules: Rules | None = None) -> tuple[Harness, RecordingBroker]:

@@ -7,10 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.core.broker import PublishFailed
 from worker.core.message import Delivery, Message, Outgoing, Properties
+from worker.runtime.clock import Clock
 from worker.runtime.context import Context
+from worker.runtime.cpu import ThreadCpu
+from worker.runtime.limiter import Limiter
 from worker.runtime.registry import Registry
 from worker.runtime.telemetry import Silent
+from worker.runtime.tools import Tools
+from worker.runtime.transport import Transport
 from worker.testing import JobResult, MemoryBroker, run_job
 from worker.testing.clock import ManualClock
 
@@ -68,6 +74,15 @@ class Ran:
 
     async def step(self, name: str) -> str:
         return await self(name)
+
+
+def tools(transport: Transport, limiter: Limiter, clock: Clock, **more: Any) -> Tools:
+    """For a context of its own, with no broker behind it."""
+
+    async def publish(outgoing: Outgoing) -> None:
+        raise PublishFailed(f"no broker for {outgoing.queue}")
+
+    return Tools(transport, limiter, clock, ThreadCpu(), publish, "jobs", **more)
 
 
 class RecordingBroker(MemoryBroker):

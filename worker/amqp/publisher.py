@@ -30,7 +30,7 @@ from worker.amqp.connecting import (
     rpc,
 )
 from worker.amqp.frames import WireProperties
-from worker.core.broker import PublishFailed
+from worker.core.broker import PublishFailed, Undeliverable
 from worker.core.message import Outgoing, Properties
 
 log = structlog.get_logger("worker.publish")
@@ -85,9 +85,9 @@ class Publisher:
         except PublishError as error:
             if self._open is not None:
                 self._open.prepared.discard(outgoing.queue)
-            raise PublishFailed(f"queue {outgoing.queue!r} does not exist") from error
+            raise Undeliverable(f"queue {outgoing.queue!r} does not exist") from error
         except DeliveryError as error:
-            raise PublishFailed(f"queue {outgoing.queue!r} takes nothing: it is full, or its node is away") from error
+            raise Undeliverable(f"queue {outgoing.queue!r} takes nothing: it is full, or its node is away") from error
         except (Unreachable, Refused, ValueError) as error:
             raise PublishFailed(str(error)) from error
         except BROKEN as error:

@@ -123,7 +123,7 @@ class Session:
             self._connected.amqp, partial(self._deliver, lane, epoch), timeout=RPC_SECONDS
         )
         channel.closing.add_done_callback(partial(self._closed, f"channel of {lane.queue}"))
-        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        channel.on_consumer_cancel_callbacks.add(partial(self._cancelled, lane.queue))
         await rpc(channel.basic_qos(prefetch_count=lane.prefetch))
         consumer = self._consumers[epoch] = _Consumer(lane, channel)
         lane.receiver.on_epoch(epoch)
@@ -152,9 +152,12 @@ class Session:
         error = None if future.cancelled() else future.exception()
         self.lose(f"{what} closed: {error or 'without a reason'}")
 
-    def _cancelled(self, frame: commands.Basic.Cancel) -> None:
-        # The queue was deleted, its node is gone, or the broker's consumer timeout has passed.
-        self.lose(f"the broker cancelled the consumer {frame.consumer_tag!r}")
+    def _cancelled(self, queue: str, _frame: commands.Basic.Cancel) -> None:
+        # The broker does not tell why. Before 4.3 its timeout closes the channel instead, with words of its own.
+        self.lose(
+            f"the broker cancelled the consumer of {queue}: the queue or its node is gone,"
+            " or a delivery was held for longer than the broker's consumer timeout"
+        )
 
     async def _put(self, queue: asyncio.Queue[ChannelFrame], sent: ChannelFrame) -> None:
         """Wait for room, but not for ever: nobody empties the queue of a connection that is gone."""

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import check, config, dead, dev, health, publish
+from worker.cli import check, config, dead, dev, health, publish, schema
 from worker.cli import run as run_command
 from worker.cli.terminal import error, note
 from worker.ops.settings import SettingsError
@@ -17,10 +17,11 @@ USAGE: Final = 2
 
 _EXAMPLES: Final = {
     "run": "worker run shop.jobs:registry --concurrency 200",
-    "publish": """worker publish http '{"url": "https://api.example.com/ping"}' --count 100""",
+    "publish": """worker publish http '{"url": "https://api.example.com/ping"}' --wait""",
     "check": "worker check --amqp-url amqps://worker@rabbit.example.com/jobs",
     "health": "worker health --admin 127.0.0.1:8080",
     "config": "worker config --json",
+    "schema": "worker schema order.sync --app shop.jobs:registry",
     "dev": "worker dev shop.jobs:registry",
     "dead list": "worker dead list --reason http_status --older 1h",
     "dead show": "worker dead show order-17",
@@ -56,6 +57,7 @@ def _app() -> typer.Typer:
         ("check", check.check),
         ("health", _health),
         ("config", config.config),
+        ("schema", schema.schema),
         ("dev", dev.dev),
     ):
         app.command(name, epilog=_example(name))(command)

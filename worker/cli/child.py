@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 from worker.amqp.connecting import Refused, Unreachable
-from worker.cli.order import Order, command
+from worker.cli.order import CpuOrder, Order, command, cpu_command
 from worker.cli.wiring import CannotImport, access_of, registry_of, transport_of
+from worker.cpu_pool import CpuPool
 from worker.link import Link, end_of_line
 from worker.ops.log import configure_logging
 from worker.ops.metrics import Metrics
@@ -27,7 +28,7 @@ from worker.runtime.clock import SystemClock
 from worker.runtime.executor import LocalExecutor
 from worker.runtime.limiter import Limiter
 from worker.service import Parts, Service, places_of, tools_of
-from worker.suspects import SuspectExecutor, serve_suspects
+from worker.suspects import ParentsBroker, SuspectExecutor, serve_suspects
 
 STATE_EVERY: Final = 2.0
 _FLUSH: Final = 1.0
@@ -41,8 +42,13 @@ async def run_replica(link: Link, order: Order) -> int:
     metrics = Metrics(registry.types, version=order.version)
     transport = transport_of(order.settings, metrics, order.admin)
     await transport.self_test()
-    suspects = SuspectExecutor(command("suspects"), order)
-    parts = Parts(order.settings, access_of(order.settings, "worker"), registry, transport, metrics, suspects)
+    suspects = SuspectExecutor(
+        command("suspects"),
+        order,
+        publish=lambda outgoing: service.publish(outgoing),  # noqa: PLW0108 - there is no service yet
+    )
+    cpu = _cpu_pool(order)
+    parts = Parts(order.settings, access_of(order.settings, "worker"), registry, transport, metrics, suspects, cpu)
     service = Service(parts, on_change=lambda: link.send(State(service.state())))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,6 +60,7 @@ async def run_replica(link: Link, order: Order) -> int:
     finally:
         await service.shutdown()
         await suspects.aclose()
+        await cpu.aclose()
         answering.cancel()
         telling.cancel()
     return code
@@ -98,10 +105,15 @@ async def run_suspects(link: Link, order: Order) -> int:
     telemetry, clock = OpsTelemetry(metrics), SystemClock()
     limiter = Limiter(places_of(order.settings), clock, telemetry)
     transport = transport_of(order.settings, metrics, order.admin)
-    tools = tools_of(order.settings, transport, limiter)
+    broker = ParentsBroker(link)
+    tools = tools_of(order.settings, limiter, transport, _cpu_pool(order), broker.publish)
     async with registry.running() as state:
-        await serve_suspects(link, registry, LocalExecutor(tools, state))
+        await serve_suspects(link, registry, LocalExecutor(tools, state), broker)
     return 0
+
+
+def _cpu_pool(order: Order) -> CpuPool:
+    return CpuPool(cpu_command(), CpuOrder(order.settings.log, order.json_logs), order.settings.cpu_processes)
 
 
 def _imported(link: Link, order: Order) -> Any:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.cli.terminal import printable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from worker.amqp.dead import DeadLetter
 
 LONGEST_DETAIL: Final = 80
+_ODD: Final[dict[type, str]] = {bytes: "bytes", bytearray: "bytes", Decimal: "decimal"}
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -46,8 +48,14 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
 
 
 def as_record(letter: DeadLetter) -> dict[str, Any]:
-    """A letter in full. The body is under `json`, or `base64` when it is no JSON; None when it is too large to hold."""
-    return summary(letter) | {"properties": _properties(letter), **_body(letter)}
+    """A letter in full, as `worker.testing.letter` reads it.
+
+    The body is under `json`, or `base64` when it is no JSON (None when it is too large to hold), or both when the JSON
+    does not tell its bytes. `header_types` names the headers whose values are no JSON, `believed` says whether the
+    x-worker-* headers are the worker's own.
+    """
+    told = {"believed": letter.believed, "properties": _properties(letter), **_header_types(letter)}
+    return summary(letter) | told | _body(letter)
 
 
 def as_text(letter: DeadLetter) -> str:
@@ -91,10 +99,20 @@ def _properties(letter: DeadLetter) -> dict[str, Any]:
 def _body(letter: DeadLetter) -> dict[str, Any]:
     if not letter.message.buffered:
         return {"base64": None}
+    exact = {"base64": _base64(letter.message.body)}
     try:
-        return {"json": json.loads(letter.message.body)}
+        value = json.loads(letter.message.body)
+        is_compact = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() == letter.message.body
     except (ValueError, RecursionError):
-        return {"base64": _base64(letter.message.body)}
+        return exact
+    return {"json": value} | ({} if is_compact else exact)
+
+
+def _header_types(letter: DeadLetter) -> dict[str, Any]:
+    properties = letter.message.properties
+    headers = properties.headers if isinstance(properties, Properties) else {}
+    odd = {name: kind for name, value in headers.items() if (kind := _ODD.get(type(value)))}
+    return {"header_types": odd} if odd else {}
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,19 @@ class Order:
     json_logs: bool
 
 
+@dataclass(frozen=True, slots=True)
+class CpuOrder:
+    """All a process for CPU-bound work needs to know: how to log."""
+
+    log: str
+    json_logs: bool
+
+
 def command(role: str) -> tuple[str, ...]:
     """How to start a child; the line's descriptor comes last."""
     return (sys.executable, "-m", "worker.cli.child", role)
+
+
+def cpu_command() -> tuple[str, ...]:
+    """How to start a process for CPU-bound work; the line's descriptor comes last."""
+    return (sys.executable, "-m", "worker.cli.cpu_child")

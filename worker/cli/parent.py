@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,16 +23,19 @@ log = structlog.get_logger("worker")
 _FLUSH = 1.0
 
 
-def run_service(loaded: Loaded, apps: Sequence[str], *, builtin: bool) -> int:
-    """Run until SIGTERM or SIGINT; the exit code: 0 drained, 1 failure, 2 APP, 69 unreachable, 78 refused."""
+def run_service(loaded: Loaded, apps: Sequence[str], *, builtin: bool, burst: bool = False) -> int:
+    """Run until SIGTERM or SIGINT, with `burst` until nothing is left to do.
+
+    The exit code: 0 drained, 1 failure, 2 APP, 69 unreachable, 78 refused.
+    """
     sink = configure_logging(loaded.settings.log)
     try:
-        return asyncio.run(_run(loaded.settings, tuple(apps), builtin=builtin))
+        return asyncio.run(_run(loaded.settings, tuple(apps), builtin=builtin, burst=burst))
     finally:
         sink.close(_FLUSH)
 
 
-async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool) -> int:
+async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool, burst: bool) -> int:
     bound: tuple[str, int] | None = None
 
     def order(_number: int) -> Order:
@@ -55,7 +58,8 @@ async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool) -> i
             return _error(up.text, up.code)
         if not replicas.stopping:
             _announce(settings, apps, up, bound)
-        code = await replicas.ended()
+        async with _stopped_when_done(settings, replicas, burst=burst):
+            code = await replicas.ended()
         log.info("worker.stopped", code=code)
         return code
     finally:
@@ -69,6 +73,31 @@ def _listener(settings: Settings, replicas: Replicas) -> AdminListener | None:
         return None
     token = None if settings.admin_token is None else settings.admin_token.reveal()
     return AdminListener(replicas, settings.admin.host, settings.admin.port, token=token)
+
+
+@contextlib.asynccontextmanager
+async def _stopped_when_done(settings: Settings, replicas: Replicas, *, burst: bool) -> AsyncIterator[None]:
+    """With `burst`: inside, all are stopped once nothing is left to do."""
+    watching = asyncio.create_task(_watch(settings, replicas)) if burst else None
+    yield
+    if watching is not None and not watching.done():
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    elif watching is not None:
+        watching.result()  # a watch that failed ended the service, and may not pass for one that did its work
+
+
+async def _watch(settings: Settings, replicas: Replicas) -> None:
+    # Only here: a parent that need not look into queues stays small.
+    from worker.cli.burst import Burst
+    from worker.cli.wiring import access_of, topology_of
+
+    try:
+        await Burst(access_of(settings, "worker"), topology_of(settings), replicas).over()
+        log.info("worker.burst_done")
+    finally:
+        if not replicas.stopping:  # a second stop would be a kill
+            replicas.stop()
 
 
 def _stop(replicas: Replicas) -> None:

@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from worker.cli.options import BROKER, Given, takes
-from worker.cli.reaching import reach, with_broker
-from worker.cli.terminal import error, note, printable, warn
+from worker.cli.publishing import Order, Wait, publish_all
+from worker.cli.reaching import with_broker
+from worker.cli.terminal import printable, warn
 from worker.core import strict_json
-from worker.core.job import MAX_ID, MAX_NOT_BEFORE, safe_id
-from worker.core.message import Message, Outgoing, Properties
+from worker.core.job import MAX_ID, MAX_MILLISECONDS, MAX_NOT_BEFORE, safe_id
 from worker.core.units import format_size, parse_duration
 
-if TYPE_CHECKING:
-    from worker.amqp.publisher import Publisher
-    from worker.ops.settings import Settings
-
-IN_FLIGHT: Final = 200
-"""Publishes that wait for their confirms at once."""
-
 LONGEST_TYPE: Final = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be published."""
-
-    queue: str
-    type: str
-    body: bytes
-    count: int
-    delay: float | None
-    id: str | None
-
-    def messages(self) -> Iterator[Outgoing]:
-        """One after the other, each stamped when it is taken."""
-        for number in range(1, self.count + 1):
-            now = time.time()
-            headers = {} if self.delay is None else {"x-worker-not-before": round((now + self.delay) * 1000)}
-            properties = Properties(
-                type=self.type,
-                message_id=self._id(number),
-                content_type="application/json",
-                timestamp=int(now),
-                headers=headers,
-            )
-            yield Outgoing(self.queue, Message(self.body, properties))
-
-    def _id(self, number: int) -> str:
-        if self.id is None:
-            return str(uuid.uuid4())
-        return self.id if self.count == 1 else f"{self.id}-{number}"
 
 
 @takes(BROKER)
@@ -70,127 +28,41 @@ def publish(
         str, typer.Argument(metavar="JSON | @FILE | -", help="Payload: JSON, a file of it, or - for standard input.")
     ] = "{}",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many of it.")] = 1,
+    *,
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Run it that much later, as 10m.")] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Dead-letter it as expired if it is not done by then, as 1h from now."),
+    ] = None,
     id: Annotated[
         str | None, typer.Option(metavar="ID", help="Job id instead of a fresh one; of several, ID-1 to ID-N.")
     ] = None,
-    *,
     declare: Annotated[bool, typer.Option("--declare", help="Declare the queues first, if they are missing.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Print each job's result when it has ended, as JSON; exit 1 if one is dead."),
+    ] = False,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="With --wait: how long after publishing; without it for ever."),
+    ] = None,
 ) -> int:
-    """Put jobs into the work queue, and wait until the broker has confirmed them."""
+    """Put jobs into the work queue, and wait until the broker has confirmed them.
+
+    With --wait also until they have ended, through every retry: results go to stdout, pretty on a terminal, else one a
+    line. Whatever ends the waiting (Ctrl-C, --timeout, a lost connection), the jobs stay where they are. Exit codes: 0
+    published (with --wait: all succeeded), 1 failure, 2 usage, 69 broker unreachable, 78 settings refused.
+    """
     settings = given.load().settings
-    order = Order(settings.queue, _type(type), _body(payload), count, _delay(delay), _checked_id(id, count))
+    seconds, until = _delay(delay), _deadline(deadline, delay)
+    order = Order(settings.queue, _type(type), _body(payload), count, seconds, until, _checked_id(id, count))
+    waiting = _wait(timeout, wait=wait)
     if len(order.body) > settings.max_body:
         warn(
             f"{len(order.body)} bytes are more than max_body {format_size(settings.max_body)}:"
             " a worker with that setting will dead-letter the job as too_large"
         )
-    return with_broker(lambda: _publish(settings, order, declare=declare))
-
-
-async def _publish(settings: Settings, order: Order, *, declare: bool) -> int:
-    import asyncio
-
-    from worker.amqp.publisher import Publisher
-    from worker.cli.wiring import access_of
-
-    done = _Done(order)
-    access = access_of(settings, "worker publish")
-    await _see_to_queues(settings, declare=declare)
-    publisher = Publisher(access)
-    try:
-        await publisher.open()
-        with _progress(order.count) as advance:
-            failure = await _pump(publisher, order, done, advance)
-    except asyncio.CancelledError:
-        note(f"interrupted: {done.count} of {order.count} were published for certain")
-        raise
-    finally:
-        await publisher.close()
-    if failure:
-        error(f"{failure}; {done.count} of {order.count} were published")
-        return 1
-    print(f"published {done.what} to {order.queue}")
-    return 0
-
-
-class _Done:
-    """What has been confirmed."""
-
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._last = ""
-        self.count = 0
-
-    def add(self, outgoing: Outgoing) -> None:
-        assert isinstance(outgoing.message.properties, Properties)
-        self._last = outgoing.message.properties.message_id or ""
-        self.count += 1
-
-    @property
-    def what(self) -> str:
-        return self._last if self._order.count == 1 else str(self.count)
-
-
-async def _see_to_queues(settings: Settings, *, declare: bool) -> None:
-    """Raises Unreachable, or Refused for a queue that is missing or other than it should be."""
-    from worker.amqp.connecting import BROKEN, Unreachable
-    from worker.amqp.queues import needed_at_start, prepare
-    from worker.cli.wiring import access_of, topology_of
-
-    topology = topology_of(settings)
-    connected = await reach(access_of(settings, "worker publish"), "check", settings.connect_timeout)
-    try:
-        if declare:
-            await prepare(connected.amqp, needed_at_start(topology, "declare"), "declare")
-    except BROKEN as fault:
-        raise Unreachable(f"{connected.node.shown}: {fault}") from fault
-    finally:
-        await connected.close()
-
-
-async def _pump(publisher: Publisher, order: Order, done: _Done, advance: Callable[[], Any]) -> str:
-    """Publish all of it; what went wrong, "" for nothing. After a failure nothing new is sent."""
-    import asyncio
-
-    from worker.core.broker import PublishFailed
-
-    messages = order.messages()
-    failures: list[str] = []
-
-    async def lane() -> None:
-        for outgoing in messages:
-            try:
-                await publisher.publish(outgoing)
-            except PublishFailed as fault:
-                failures.append(_explained(str(fault)))
-            else:
-                done.add(outgoing)
-                advance()
-            if failures:
-                return
-
-    await asyncio.gather(*(lane() for _ in range(min(IN_FLIGHT, order.count))))
-    return failures[0] if failures else ""
-
-
-def _explained(text: str) -> str:
-    return f"{text}: start the worker once, or add --declare" if "does not exist" in text else text
-
-
-@contextlib.contextmanager
-def _progress(count: int) -> Iterator[Callable[[], Any]]:
-    """A bar on stderr, if that is a terminal; gives what moves it by one."""
-    if count == 1 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("publishing", total=count)
-        yield lambda: bar.advance(task)
+    return with_broker(lambda: publish_all(settings, order, waiting, declare=declare))
 
 
 def _type(text: str) -> str:
@@ -201,6 +73,8 @@ def _type(text: str) -> str:
 
 def _body(payload: str) -> bytes:
     body = _read(payload)
+    if not body.strip():
+        raise typer.BadParameter("it is empty, and JSON is needed", param_hint="the payload")
     try:
         strict_json.loads(body)
     except ValueError as fault:
@@ -220,15 +94,36 @@ def _read(payload: str) -> bytes:
 
 
 def _delay(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = parse_duration(text)
-    except ValueError as fault:
-        raise typer.BadParameter(str(fault), param_hint="--delay") from None
-    if seconds > MAX_NOT_BEFORE:
+    seconds = _seconds(text, "--delay")
+    if seconds is not None and seconds > MAX_NOT_BEFORE:
         raise typer.BadParameter(f"{text} is more than the 30d a job can wait", param_hint="--delay")
     return seconds
+
+
+def _deadline(text: str | None, delay: str | None) -> float | None:
+    seconds = _seconds(text, "--deadline")
+    if seconds is None:
+        return None
+    if time.time() + seconds >= MAX_MILLISECONDS / 1000:
+        raise typer.BadParameter(f"{text} is beyond what a header can say", param_hint="--deadline")
+    if seconds <= (_delay(delay) or 0.0):
+        after = f"the {delay} of --delay, and" if delay else "0:"
+        raise typer.BadParameter(f"{text} must be longer than {after} the job would never run", param_hint="--deadline")
+    return seconds
+
+
+def _wait(timeout: str | None, *, wait: bool) -> Wait | None:
+    seconds = _seconds(timeout, "--timeout")
+    if seconds is not None and not wait:
+        raise typer.BadParameter("it is for --wait", param_hint="--timeout")
+    return Wait(seconds) if wait else None
+
+
+def _seconds(text: str | None, flag: str) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault), param_hint=flag) from None
 
 
 def _checked_id(id: str | None, count: int) -> str | None:

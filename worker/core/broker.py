@@ -12,6 +12,10 @@ class PublishFailed(Exception):
     """A publish that was not confirmed: it may or may not have arrived. Repeat it."""
 
 
+class Undeliverable(PublishFailed):
+    """The broker is there and does not take the message: the queue does not exist, or refuses."""
+
+
 class EpochLost(Exception):
     """The session of a delivery is gone: the broker has taken the delivery back and will hand it over again."""
 

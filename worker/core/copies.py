@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
-from worker.core.job import Finished, Job, Malformed, decode_steps, encode_steps
+from worker.core.finished import Elements, Step, decode_steps, fit_steps
+from worker.core.job import Job, Malformed
 from worker.core.message import HEADER_PREFIX, Message, Outgoing, Properties, Undecodable
 from worker.core.outcome import DETAIL_LIMIT, Reason
 from worker.core.policy import DeadLetter, Park
@@ -112,7 +113,14 @@ def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 def forgets(copy: Outgoing, job: Job) -> bool:
     """Whether `copy` had no room for one of the finished steps of `job`, which would then run again."""
     assert isinstance(copy.message.properties, Properties)
-    return job.steps.keys() != decode_steps(copy.message.properties.headers.get("x-worker-steps")).keys()
+    carried = decode_steps(copy.message.properties.headers.get("x-worker-steps"))
+    return {name: _done(step) for name, step in job.steps.items()} != {
+        name: _done(step) for name, step in carried.items()
+    }
+
+
+def _done(step: Step) -> int:
+    return len(step.done) if isinstance(step, Elements) else 1
 
 
 def _progress(job: Job, attempt: int) -> dict[str, Any]:
@@ -139,18 +147,21 @@ def _kept(properties: Properties, copy_id: str, headers: Mapping[str, Any]) -> P
     return replace(properties, message_id=copy_id, expiration=None, user_id=None, headers=headers)
 
 
-def _fit(
-    copy: Message, steps: Mapping[str, Finished], history: tuple[str, ...], detail: str, rules: CopyRules
-) -> Message:
-    """Add what travels along as far as the budget goes: steps first, then the detail, the history last."""
+def _fit(copy: Message, steps: Mapping[str, Step], history: tuple[str, ...], detail: str, rules: CopyRules) -> Message:
+    """Add what travels along as far as the budget goes.
+
+    What goes first is the results nobody needs, then the history, then the detail, and last whole finished steps.
+    """
     assert isinstance(copy.properties, Properties)
     room = rules.header_budget - header_frame_size(copy.properties) - USER_ID_ROOM
     if room < 0:
         raise TooManyHeaders(_largest_own(copy.properties.headers))
     added: dict[str, Any] = {}
+    rest = {"x-worker-detail": _plain_detail(detail), "x-worker-history": list(history[-HISTORY_LIMIT:])}
+    beside = sum(entry_size(name, value) for name, value in rest.items() if value)
     for name, value in (
-        ("x-worker-steps", _fitting_steps(steps, min(STEPS_LIMIT, room))),
-        ("x-worker-detail", _plain_detail(detail)),
+        ("x-worker-steps", _fitting_steps(steps, wanted=room - beside, limit=room)),
+        ("x-worker-detail", rest["x-worker-detail"]),
     ):
         if value and (size := entry_size(name, value)) <= room:
             added[name] = value
@@ -161,7 +172,7 @@ def _fit(
 
 
 def _fit_or_leave_out(
-    copy: Message, steps: Mapping[str, Finished], history: tuple[str, ...], detail: str, rules: CopyRules
+    copy: Message, steps: Mapping[str, Step], history: tuple[str, ...], detail: str, rules: CopyRules
 ) -> Message:
     """For dead letters: a header of the publisher that is too large must not keep the letter from being written."""
     try:
@@ -170,19 +181,12 @@ def _fit_or_leave_out(
         return _fit(_without(copy, error.names, detail), steps, history, "", rules)
 
 
-def _fitting_steps(steps: Mapping[str, Finished], room: int) -> str:
-    """The steps as text, the largest results forgotten first until it fits."""
-    # Added up instead of encoded anew for each that goes: a fan-out leaves thousands. Each is `"name":[value]` and a
-    # comma, which encode_steps writes between braces when it stands alone.
-    sizes = {name: len(encode_steps({name: step})) - 1 for name, step in steps.items()}
-    excess = entry_size("x-worker-steps", "") + 1 + sum(sizes.values()) - room
-    kept = dict(steps)
-    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if excess <= 0:
-            break
-        del kept[name]
-        excess -= sizes[name]
-    return encode_steps(kept) if kept else ""
+def _fitting_steps(steps: Mapping[str, Step], *, wanted: int, limit: int) -> str:
+    """The steps as text that takes at most `limit` bytes as a header, and `wanted` if that costs nobody a result."""
+    if not steps:
+        return ""
+    frame = entry_size("x-worker-steps", "")
+    return fit_steps(steps, wanted=min(STEPS_LIMIT, wanted) - frame, limit=min(STEPS_LIMIT, limit) - frame)
 
 
 def _fitting_history(history: tuple[str, ...], room: int) -> list[str]:

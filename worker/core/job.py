@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from worker.core import strict_json
+from worker.core.finished import Step, decode_steps
 from worker.core.message import HEADER_PREFIX, Message, Properties, Undecodable
 from worker.core.outcome import Reason
 
@@ -26,14 +26,6 @@ class DecodeRules:
     trusted_users: frozenset[str]
     default_type: str | None = None
     max_body: int = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A finished step that travels with its job. Without `kept` only the fact that it is done is left."""
-
-    value: Any = None
-    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ class Job:
     not_before: float | None = None
     deadline: float | None = None
     wait_deadline: float | None = None
-    steps: Mapping[str, Finished] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
     history: tuple[str, ...] = ()
     properties: Properties = field(default_factory=Properties)
 
@@ -137,26 +129,6 @@ def safe_id(text: str) -> str:
     if 0 < len(text) <= MAX_ID and all("!" <= char <= "~" for char in text):
         return text
     return f"sha256-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def encode_steps(steps: Mapping[str, Finished]) -> str:
-    """Finished steps as the header carries them: name to a list of the one value, or an empty list."""
-    return json.dumps({name: [step.value] if step.kept else [] for name, step in steps.items()}, separators=(",", ":"))
-
-
-def decode_steps(text: str | None) -> dict[str, Finished]:
-    """The inverse of encode_steps; what is not of its form counts as no step at all."""
-    try:
-        found = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        name: Finished(value[0] if value else None, bool(value))
-        for name, value in found.items()
-        if isinstance(value, list) and len(value) <= 1
-    }
 
 
 def _believed(properties: Properties, rules: DecodeRules) -> Mapping[str, Any]:

@@ -58,10 +58,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message on its way to a queue, by the default exchange."""
+    """A message on its way to a queue, by the default exchange.
+
+    An `optional` one is given up, and logged, when its queue does not take it: it never holds its job back.
+    """
 
     queue: str
     message: Message
+    optional: bool = False
 
 
 class Epoch:

@@ -1,4 +1,4 @@
-"""What a status means for a repeat: try again soon, wait as long as the target asks, or give up."""
+"""How long a target asks to wait."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from worker import asks_to_wait
+
 LONGEST_WAIT: Final = 3600.0
 """Most seconds a Retry-After may ask for."""
 
 UNNAMED_WAIT: Final = 10.0
 """Least seconds to wait when the target asks to wait and does not say how long."""
-
-_RETRIED: Final = frozenset({408, 425, 500, 502, 503, 504})
-
-
-def is_retried(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a repeat may succeed and costs an attempt: not when the target asks to wait."""
-    return status in _RETRIED and not _asks(status, headers)
 
 
 def asked_wait(status: int, headers: Mapping[str, str], *, now: float, chance: float) -> float | None:
@@ -27,14 +22,10 @@ def asked_wait(status: int, headers: Mapping[str, str], *, now: float, chance: f
     `now` is epoch seconds. A Retry-After in the past or below zero is 0, one above an hour an hour. Without one that
     can be read it is 10 to 20 s as `chance` (from [0, 1)) says, so that the jobs of one host do not come back at once.
     """
-    if not _asks(status, headers):
+    if not asks_to_wait(status, headers):
         return None
     named = _seconds(headers.get("retry-after", "").strip(), now)
     return UNNAMED_WAIT * (1 + chance) if named is None else min(max(named, 0.0), LONGEST_WAIT)
-
-
-def _asks(status: int, headers: Mapping[str, str]) -> bool:
-    return status == 429 or (status == 503 and "retry-after" in headers)
 
 
 def _seconds(text: str, now: float) -> float | None:

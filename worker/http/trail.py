@@ -9,7 +9,7 @@ from typing import Final
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from worker import MaybeSent, NotSent, Reject, RequestError, RequestTimeout
+from worker import BadAnswer, MaybeSent, NotInTime, NotSent, Reject, RequestError, RequestTimeout
 from worker.http.body import TooLarge
 from worker.http.guard import Blocked
 from worker.http.resolver import Undialled
@@ -17,14 +17,6 @@ from worker.http.resolver import Undialled
 HEADER_LINES: Final = 128
 HEADER_BYTES: Final = 16 << 10
 """Most response headers, and the longest of them in bytes."""
-
-
-class NotInTime(NotSent):
-    """No connection before the deadline."""
-
-
-class BadAnswer(MaybeSent):
-    """Something came that is no whole HTTP answer."""
 
 
 class TrackedRequest(aiohttp.ClientRequest):

@@ -83,6 +83,12 @@ class Metrics:
         self._lost_acks = self._counter(
             "worker_lost_acks_total", "Acknowledgements that came too late for their connection."
         ).only
+        self._replies = self._counter(
+            "worker_replies_total", "Results sent to whoever asked for them, or why not.", "result"
+        )
+        self._callbacks_failed = self._counter(
+            "worker_callbacks_failed_total", "Callbacks of ended jobs that could not be made."
+        ).only
         lag = self._gauge("worker_loop_lag_seconds", "Worst delay of the event loop in the last 30 s.").only
         lag.set_function(self._worst_lag)
         build = self._gauge("worker_build_info", "1; the labels say what runs.", "version python")
@@ -135,6 +141,12 @@ class Metrics:
 
     def lost_ack(self) -> None:
         self._lost_acks.inc()
+
+    def reply(self, result: str) -> None:
+        self._replies.of(result).inc()
+
+    def callback_failed(self) -> None:
+        self._callbacks_failed.inc()
 
     def loop_lag(self, seconds: float) -> None:
         now = self._clock()

@@ -53,6 +53,12 @@ class OpsTelemetry:
     def ack_lost(self) -> None:
         self._metrics.lost_ack()
 
+    def reply_ended(self, result: str) -> None:
+        self._metrics.reply(result)
+
+    def callback_failed(self) -> None:
+        self._metrics.callback_failed()
+
 
 def _told(report: AttemptReport) -> dict[str, Any]:
     told: dict[str, Any] = {

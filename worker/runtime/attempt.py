@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, Final, assert_never
 
 from worker.core.copies import history_entry
-from worker.core.job import Finished, Job
+from worker.core.finished import Step
+from worker.core.job import Job
 from worker.core.outcome import DETAIL_LIMIT, Failed, Interrupted, Outcome, Rejected, Snoozed, Succeeded
 from worker.core.policy import Ack, DeadLetter, Disposition, Isolate, Park, Refuse, Requeue
 from worker.core.report import AttemptReport
+
+NOT_VALIDATED: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Ended:
     """How a run ended: its outcome, the steps that are finished by now, and what it cost. `network` in seconds."""
 
     outcome: Outcome
-    steps: Mapping[str, Finished]
+    steps: Mapping[str, Step]
     network: float = 0.0
     requests: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
@@ -26,7 +29,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a job, run or turned away. `started` is epoch seconds, the durations are seconds."""
+    """One try of a job, run or turned away. `started` is epoch seconds, the durations are seconds.
+
+    `payload` is validated, or NOT_VALIDATED.
+    """
 
     job: Job
     ended: Ended
@@ -35,6 +41,7 @@ class Attempt:
     queued: float | None = None
     admission: float = 0.0
     seconds: float = 0.0
+    payload: Any = NOT_VALIDATED
 
     @classmethod
     def without_run(cls, job: Job, outcome: Outcome, *, trouble: Mapping[str, str] | None = None) -> Attempt:

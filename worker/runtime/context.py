@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from worker.core.child import ChildJob
+from worker.core.finished import MOST_ELEMENTS
 from worker.core.job import Job
-from worker.core.outcome import Reject, Snooze
+from worker.core.outcome import Reject
+from worker.core.result import encoded
 from worker.runtime.bodies import UNSET, encoded_body, has_header, with_query
-from worker.runtime.clock import Clock
-from worker.runtime.ends import heaviest
-from worker.runtime.limiter import Busy, Limiter
-from worker.runtime.quick_retry import StepRetry, with_quick_retries
-from worker.runtime.steps import Steps, result_form
+from worker.runtime.fan_out import FanOut
+from worker.runtime.gathering import gather_all
+from worker.runtime.quick_retry import StepRetry
+from worker.runtime.result_form import read_back, travelled
+from worker.runtime.step_run import Numbered, StepRunner, current_step
+from worker.runtime.steps import Steps
+from worker.runtime.tools import Tools
 from worker.runtime.trace import child_traceparent
-from worker.runtime.transport import NotSent, Request, Response, Transport
+from worker.runtime.transport import Request, Response
 
 if TYPE_CHECKING:
     import httpx
@@ -30,34 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-BUSY_DELAY: Final = 5.0
 _current: ContextVar[Context | None] = ContextVar("worker_context", default=None)
-_step: ContextVar[_Numbered | None] = ContextVar("worker_step", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every context of a process shares. `step_timeout` is in seconds, `max_requests` counts per job."""
-
-    transport: Transport
-    limiter: Limiter
-    clock: Clock
-    step_timeout: float = 10.0
-    max_requests: int = 1000
-
-
-class _Numbered:
-    """Names the requests of one try of a step, or those of an attempt outside its steps, in the order they are made."""
-
-    __slots__ = ("_made", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._made = 0
-
-    def next(self) -> str:
-        number, self._made = self._made, self._made + 1
-        return f"{self.name}/{number}" if number else self.name
 
 
 class Context:
@@ -69,7 +46,8 @@ class Context:
         self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger("worker.job")
         self._tools = tools
         self._steps = Steps(job.steps)
-        self._outside_steps = _Numbered("request")
+        self._runner = StepRunner(tools)
+        self._outside_steps = Numbered("request")
         self._requests = 0
         self._network = 0.0
 
@@ -86,6 +64,11 @@ class Context:
     def step_timeout(self) -> float:
         """Seconds one try of a step gets, and one request, when they name no timeout."""
         return self._tools.step_timeout
+
+    @property
+    def max_requests(self) -> int:
+        """Requests one attempt may make."""
+        return self._tools.max_requests
 
     @property
     def requests(self) -> int:
@@ -154,21 +137,61 @@ class Context:
         annotation it is validated back into that type. A TypeError names the step whose result cannot be JSON.
         A step inside a step runs in its parent's place: a `key` there is a ValueError.
         """
-        if key is not None and (outer := _step.get()) is not None:
-            raise ValueError(f"step {name!r} inside step {outer.name!r} cannot have a key; give it to {outer.name!r}")
         if (done := self._steps.result(name)) is not None:
-            result: T = result_form(fn).from_json(done.value)
-            return result
+            return read_back(fn, done)
         self._steps.begin(name)
         try:
             call = functools.partial(fn, *args, **kwargs)
-            value = await self._run_step(name, call, timeout=timeout, retry=_retry(retry), key=key)
+            value = await self._runner.run(name, call, timeout=timeout, retry=_retry(retry), key=key)
         finally:
             self._steps.end(name)
-        plain = result_form(fn).to_json(name, value)
-        again: T = result_form(fn).from_json(plain)  # before it is remembered: what does not fit now never would
-        self._steps.remember(name, plain)
-        return again
+        plain, size, result = travelled(name, fn, value)
+        self._steps.remember(name, plain, size)
+        return result
+
+    def release(self, name: str) -> None:
+        """Say that the result of a finished step or map is needed no more, in no later attempt either.
+
+        When a job's headers get full such results are the first to go; the mark that the step is done stays. A step
+        whose result was dropped gives None in a later attempt, a map None for such elements. So release what was made
+        of it too, or keep it: a step whose own result is too large to travel runs again, and would be given None.
+        """
+        self._steps.release(name)
+
+    def dropped(self, name: str) -> int | None:
+        """Bytes of a released result that did not travel; None when it is there, or the step is not done."""
+        return self._steps.dropped(name)
+
+    async def publish(
+        self,
+        name: str,
+        type: str,
+        payload: Any = None,
+        *,
+        delay: float = 0.0,
+        deadline: float | None = None,
+        headers: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+    ) -> str:
+        """Publish a job of its own, now, and return its id, `<job id>/<name>`, once the broker has confirmed it.
+
+        Remembered as the step `name`: a retry does not publish again. `delay` (seconds) is its earliest start,
+        `deadline` (seconds from now) the end of its life; without `queue` it goes into this job's work queue. A
+        TypeError names a payload that cannot be JSON, a ValueError what else cannot be published.
+        """
+        child = ChildJob(name, type, payload, headers or {}, delay, deadline, queue)
+        return await self.step(name, self._publish, child)
+
+    async def run_cpu(self, fn: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
+        """What `fn(*args, **kwargs)` returns, computed in another process, so that it does not hold up the loop.
+
+        `fn` is a plain function that can be imported by its name; arguments and result are pickled. `timeout` (seconds)
+        bounds it, besides the job's own; a computation that is cut short is ended with its process. What `fn` raises is
+        raised here; a CpuProcessDied, when its process was killed, fails this attempt only.
+        """
+        async with self._tools.clock.timeout(timeout):
+            result: T = await self._tools.cpu.run(fn, args, kwargs)
+            return result
 
     async def gather(self, *work: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
         """All results, in call order, run at the same time.
@@ -176,15 +199,7 @@ class Context:
         When one fails the others are still awaited, so that what they finish is remembered; then the gravest error is
         raised: Reject before a failure before Snooze.
         """
-        tasks = [asyncio.ensure_future(_ended(one)) for one in work]
-        try:
-            ended = await asyncio.gather(*tasks)
-        except asyncio.CancelledError:
-            await _cancel(tasks)
-            raise
-        if errors := [error for _, error in ended if error is not None]:
-            raise heaviest(errors)
-        return tuple(value for value, _ in ended)
+        return await gather_all(work)
 
     async def map(
         self,
@@ -195,75 +210,36 @@ class Context:
         concurrency: int = 10,
         timeout: float | None = None,
         retry: StepRetry | int | None = None,
+        key: str | Callable[[Item], str | None] | None = None,
     ) -> list[T]:
         """`fn` of every item, at most `concurrency` at once, results in order; each element is a step of its own.
 
-        When one fails no further element starts; those in flight are awaited, then the gravest error is raised.
+        Elements are remembered one by one, by number and item: a retry runs those that are not finished, and those
+        whose item is another one by now. At most 10,000 items. `timeout` (seconds) and `retry` go for each element,
+        `key` names the limit it counts against, for all or by item. When one fails no further element starts; those in
+        flight are awaited, then the gravest error is raised.
         """
         if concurrency < 1:
             raise ValueError(f"map(concurrency={concurrency}): 1 or more is needed")
-        todo = deque(enumerate(items))
-        results: dict[int, T] = {}
-        failed = False
-
-        async def lane() -> None:
-            nonlocal failed
-            while todo and not failed:
-                number, item = todo.popleft()
-                try:
-                    results[number] = await self.step(f"{name}/{number}", fn, item, timeout=timeout, retry=retry)
-                except BaseException:
-                    failed = True
-                    raise
-
-        await self.gather(*(lane() for _ in range(min(concurrency, len(todo)))))
-        return [results[number] for number in sorted(results)]
-
-    async def _run_step(
-        self,
-        name: str,
-        call: Callable[[], Awaitable[T]],
-        *,
-        timeout: float | None,
-        retry: StepRetry,
-        key: str | None,
-    ) -> T:
-        clock = self._tools.clock
-        seconds = self._tools.step_timeout if timeout is None else timeout
-
-        async def once() -> T:
-            async with self._place(key), clock.timeout(seconds) as bound:
-                token = _step.set(_Numbered(name))
-                try:
-                    result = await call()
-                finally:
-                    _step.reset(token)
-            if bound.expired():  # the step swallowed the cancellation: too late is not a result
-                raise TimeoutError(f"step {name!r} ended after its {seconds:g} s")
-            return result
-
-        def repeatable(error: BaseException) -> bool:
-            if retry.when == "unsent":
-                return isinstance(error, NotSent)
-            return self._tools.transport.is_transient(error)
-
-        return await with_quick_retries(once, retry, repeatable=repeatable, clock=clock)
-
-    @asynccontextmanager
-    async def _place(self, key: str | None) -> AsyncIterator[None]:
-        """A step's place; a step inside a step runs under its parent's."""
-        if _step.get() is not None:
-            yield
-            return
-        if key is None:
-            async with self._tools.limiter.step():
-                yield
-            return
+        elements = list(islice(items, MOST_ELEMENTS + 1))
+        if len(elements) > MOST_ELEMENTS:
+            raise ValueError(f"map {name!r} has more than {MOST_ELEMENTS} items: spread them over several jobs")
+        fan = self._steps.fan(name)
         try:
-            async with self._tools.limiter.key(key), self._tools.limiter.step():
-                yield
-        except Busy:
-            raise Snooze(BUSY_DELAY, reason="busy_key") from None
+            return await FanOut(self._runner, fan, name, fn, elements, timeout, _retry(retry), key).run(concurrency)
+        finally:
+            self._steps.end(name)
+
+    async def _publish(self, child: ChildJob) -> str:
+        try:
+            body = encoded(child.payload)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"the payload of child job {child.name!r} cannot travel as JSON: {error}") from None
+        traceparent = child_traceparent(self.job)
+        now = self._tools.clock.now()
+        message = child.message(self.job, body, queue=self._tools.queue, now=now, traceparent=traceparent)
+        await self._tools.publish(message)
+        return child.id(self.job)
 
     @asynccontextmanager
     async def outgoing(self, request: Request) -> AsyncIterator[Request]:
@@ -273,7 +249,7 @@ class Context:
         self._requests += 1
         # Marked before it waits: the order of the calls is what a repeat has in common with this attempt.
         marked = replace(request, headers=self._marked(request.headers))
-        async with self._place(None):
+        async with self._runner.place(None):
             since = self._tools.clock.monotonic()
             try:
                 yield marked
@@ -283,7 +259,7 @@ class Context:
     def _marked(self, headers: Mapping[str, str]) -> dict[str, str]:
         marked = dict(headers)
         if not has_header(marked, "idempotency-key"):
-            marked["Idempotency-Key"] = f"{self.job.id}/{(_step.get() or self._outside_steps).next()}"
+            marked["Idempotency-Key"] = f"{self.job.id}/{(current_step() or self._outside_steps).next()}"
         if not has_header(marked, "traceparent"):
             marked["traceparent"] = child_traceparent(self.job)
             if isinstance(state := self.job.headers.get("tracestate"), str):
@@ -305,21 +281,6 @@ async def job_gate(request: Request) -> AsyncIterator[Request]:
 def enter(context: Context) -> None:
     """Make `context` the one whose requests the current task makes."""
     _current.set(context)
-
-
-async def _ended(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """The value or the error of `work`. A SystemExit that leaves a task would end the event loop."""
-    try:
-        return await work, None
-    except BaseException as error:  # noqa: BLE001 - gather() raises the gravest of them, whatever it is
-        return None, error
-
-
-async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    waiting = [task for task in tasks if not task.done()]
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _retry(retry: StepRetry | int | None) -> StepRetry:

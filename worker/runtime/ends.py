@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 
 from worker.core.outcome import Failed, JobSignal, Outcome, Reject, Rejected, Retry, Snooze, Snoozed
+from worker.runtime.places import places_of
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -35,26 +35,23 @@ def error_name(error: BaseException) -> str:
 
 
 def heaviest(errors: Iterable[BaseException]) -> BaseException:
-    """The gravest of several errors: Reject before any failure before Snooze, the first among equals."""
+    """The gravest of several errors: Reject before any failure before Snooze.
+
+    The first among equals; of several Snoozes the longest, for nothing is gained by coming back before.
+    """
     return min(errors, key=_rank)
 
 
 def trouble_of(error: BaseException) -> dict[str, str]:
     """For the log: what went wrong and where, when it was not said on purpose."""
-    return {} if isinstance(error, JobSignal) else {"error": error_name(error), "at": _where(error)}
+    return {} if isinstance(error, JobSignal) else {"error": error_name(error), "at": places_of(error)}
 
 
-def _where(error: BaseException) -> str:
-    """The places an error passed through, innermost last: without values, so that nothing private is repeated."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:])
-
-
-def _rank(error: BaseException) -> int:
+def _rank(error: BaseException) -> tuple[int, float]:
     match error:
         case Reject():
-            return 0
-        case Snooze():
-            return 2
+            return 0, 0.0
+        case Snooze(delay=delay):
+            return 2, -delay
         case _:
-            return 1
+            return 1, 0.0

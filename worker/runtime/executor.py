@@ -11,9 +11,10 @@ from worker.core.job import Job
 from worker.core.outcome import Failed, Interrupted, Outcome, Succeeded
 from worker.runtime.attempt import Ended
 from worker.runtime.clock import Clock
-from worker.runtime.context import Context, Tools, enter
+from worker.runtime.context import Context, enter
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.registry import Registration
+from worker.runtime.tools import Tools
 
 log = structlog.get_logger("worker.executor")
 

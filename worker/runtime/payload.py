@@ -73,6 +73,9 @@ def _message(fault: ErrorDetails) -> str:
         return f"{fault['ctx']['discriminator']} must be one of {fault['ctx']['expected_tags']}"
     if fault["type"] == "too_long":
         return f"at most {fault['ctx']['max_length']} entries are possible"
+    if fault["type"] == "too_short":
+        least = fault["ctx"]["min_length"]
+        return f"at least {least} {'entry is' if least == 1 else 'entries are'} needed"
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return text[:1].lower() + text[1:]
 

@@ -15,9 +15,10 @@ from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
 from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed
-from worker.core.policy import DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
+from worker.core.policy import SUSPECT_DELIVERIES, DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
 from worker.core.report import AttemptReport
-from worker.runtime.attempt import Attempt
+from worker.runtime.announcements import Announcements
+from worker.runtime.attempt import NOT_VALIDATED, Attempt
 from worker.runtime.clock import Clock
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import Executor
@@ -64,6 +65,7 @@ class Pipeline:
         self._chance = chance
         self._fresh_id = fresh_id
         self._settlements = Settlements(rules.copies, clock.now, fresh_id)
+        self._announcements = Announcements(rules.replies, clock.now, telemetry)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._closing = False
@@ -214,18 +216,16 @@ class Pipeline:
         record.job = job
         if self._stopping:
             return await self._given_back(record)
-        arrival = on_arrival(
-            job,
-            now=self._clock.now(),
-            delivery_count=record.delivery.delivery_count,
-            suspect_lane=self._rules.suspect_lane,
-        )
+        count = record.delivery.delivery_count  # now: a redelivery that joins counts what this run has survived
+        arrival = on_arrival(job, now=self._clock.now(), delivery_count=count, suspect_lane=self._rules.suspect_lane)
         registration = self._registry.find(job.type)
         rules = self._rules.for_type(registration)
         if arrival is not None:
-            return self._settle_as(arrival, Attempt.without_run(job, Interrupted()), rules)
-        attempt = await self._attempt(record, job, registration, rules)
-        return self._settle_as(self._decide(attempt, rules), attempt, rules)
+            settled = self._settle_as(arrival, Attempt.without_run(job, Interrupted()), rules)
+        else:
+            attempt = await self._attempt(record, job, registration, rules)
+            settled = self._settle_as(self._decide(attempt, rules), attempt, rules)
+        return self._announced(count, registration, *settled)
 
     async def _attempt(self, record: Record, job: Job, registration: Registration, rules: TypeRules) -> Attempt:
         """Admit and run; every end is named, the worker's own faults included."""
@@ -273,6 +273,7 @@ class Pipeline:
             queued=_queued(job, record.delivery, now, started),
             admission=started - record.delivery.received,
             seconds=self._clock.monotonic() - started,
+            payload=NOT_VALIDATED if self._rules.suspect_lane else payload,
         )
 
     # What follows.
@@ -291,7 +292,7 @@ class Pipeline:
         try:
             attempt = Attempt.without_run(record.job, Failed("a fault of the worker"))
             rules = self._rules.for_type(self._registry.find(record.job.type))
-            return self._settle_as(self._decide(attempt, rules), attempt, rules)
+            return self._settle_as(self._decide(attempt, rules), attempt, rules)[-1]
         except Exception as error:  # noqa: BLE001 - the same fault again
             log.error("pipeline.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
             return REFUSE
@@ -321,12 +322,24 @@ class Pipeline:
             ran=False,
         )
         self._telemetry.attempt_finished(report)
-        return self._settlements.of_malformed(record.delivery.message, malformed)
+        message = record.delivery.message
+        return self._settlements.of_malformed(message, malformed).followed_by(
+            self._announcements.of_malformed(message, malformed)
+        )
 
-    def _settle_as(self, disposition: Disposition, attempt: Attempt, rules: TypeRules) -> Settlement:
+    def _settle_as(
+        self, disposition: Disposition, attempt: Attempt, rules: TypeRules
+    ) -> tuple[Attempt, Disposition, Settlement]:
         final, settlement = self._settlements.of(disposition, attempt, rules.policy.attempts)
         self._telemetry.attempt_finished(attempt.report(final))
-        return settlement
+        return attempt, final, settlement
+
+    def _announced(
+        self, count: int, registration: Registration, attempt: Attempt, final: Disposition, settlement: Settlement
+    ) -> Settlement:
+        # In the lane the validator is a suspect as well: what it does to this process must not be repeated for ever.
+        trusted = not self._rules.suspect_lane or count < SUSPECT_DELIVERIES
+        return settlement.followed_by(self._announcements.of(final, attempt, registration, may_validate=trusted))
 
 
 def _queued(job: Job, delivery: Delivery, now: float, started: float) -> float | None:

@@ -8,11 +8,14 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, ClassVar, Final, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from worker.core.child import ChildJob
 from worker.core.outcome import Reason, Reject, Retry
+from worker.core.result import Result
 from worker.core.units import parse_duration
 from worker.runtime.payload import explain_validation
 from worker.runtime.threads import in_thread
@@ -21,6 +24,7 @@ UNKNOWN_TYPE_ATTEMPTS: Final = 3
 
 Handler = Callable[..., Any]
 Key = Callable[[Any], "str | Sequence[str] | None"]
+Callback = Callable[[Any, Result], ChildJob | None]
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
@@ -50,6 +54,7 @@ class Registration:
     annotation: Any
     wants_context: bool
     key: Key | None = None
+    callback: Callback | None = None
     options: Options = field(default_factory=Options)
 
     def validate(self, payload: Any) -> Any:
@@ -95,13 +100,16 @@ class Registry:
         backoff: tuple[float | str, float | str] | None = None,
         concurrency: int | None = None,
         key: Key | None = None,
+        callback: Callback | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register a handler for a job type.
 
         `timeout` bounds one attempt (seconds, or text such as "2m"), `attempts` and `backoff` (lowest and highest
         wait) rule the retries, `concurrency` bounds how many jobs of the type run at once in one process. `key` gives
         from the validated payload the name, or names, of what the job uses (a host, a tenant): limits of that name
-        hold it back before it takes a slot.
+        hold it back before it takes a slot. `callback` gives from the payload and the Result the job to publish once
+        this one has ended for good, done or dead, or None; it is published before this one is acknowledged. A callback
+        that fails is logged and changes nothing.
         """
         options = Options(
             timeout=None if timeout is None else _seconds(timeout, "timeout", above_zero=True),
@@ -111,7 +119,7 @@ class Registry:
         )
 
         def register(handler: Handler) -> Handler:
-            self._add(_registration(type, handler, key, options))
+            self._add(_registration(type, handler, key, callback, options))
             return handler
 
         return register
@@ -143,7 +151,9 @@ class Registry:
         self._registrations[registration.type] = registration
 
 
-def _registration(type: str, handler: Handler, key: Key | None, options: Options) -> Registration:
+def _registration(
+    type: str, handler: Handler, key: Key | None, callback: Callback | None, options: Options
+) -> Registration:
     if not type:
         raise ValueError("a handler needs the name of its job type")
     if not inspect.isroutine(handler):
@@ -155,8 +165,24 @@ def _registration(type: str, handler: Handler, key: Key | None, options: Options
         raise TypeError(
             f"handler of {type!r} must take (payload) or (payload, context), not {len(parameters)} parameters"
         )
-    annotation = get_type_hints(handler, include_extras=True).get(parameters[0].name, Any)
-    return Registration(type, handler, TypeAdapter(annotation), annotation, len(parameters) == 2, key, options)
+    annotation = _annotation(type, handler, parameters[0])
+    wants_context = len(parameters) == 2
+    return Registration(type, handler, TypeAdapter(annotation), annotation, wants_context, key, callback, options)
+
+
+def _annotation(type: str, handler: Handler, parameter: inspect.Parameter) -> Any:
+    """The annotation of that parameter alone: the others may name what only a type checker imports."""
+    if parameter.annotation is inspect.Parameter.empty:
+        return Any
+    one = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        hints = get_type_hints(one, globalns=inspect.unwrap(handler).__globals__, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"handler of {type!r}: the annotation of {parameter.name!r} cannot be read, {error}:"
+            " define it at the top of a module, outside of functions and of TYPE_CHECKING"
+        ) from None
+    return hints[parameter.name]
 
 
 @functools.lru_cache(maxsize=64)

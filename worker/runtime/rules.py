@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
 from worker.core.policy import RetryPolicy
+from worker.core.result import ReplyRules
 from worker.runtime.registry import Registration
 
 
@@ -39,6 +40,7 @@ class Rules:
 
     decode: DecodeRules
     copies: CopyRules
+    replies: ReplyRules
     timeout: float = 60.0
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     types: Mapping[str, TypeOverride] = field(default_factory=dict)

@@ -30,6 +30,10 @@ class Settlement:
     copies: tuple[Outgoing, ...]
     finish: Finish
 
+    def followed_by(self, messages: tuple[Outgoing, ...]) -> Settlement:
+        """The same, with more to be confirmed before the word."""
+        return replace(self, copies=self.copies + messages) if messages else self
+
 
 ACK = Settlement((), "ack")
 GIVE_BACK = Settlement((), "requeue")

@@ -8,8 +8,8 @@ from typing import Final, assert_never
 
 import structlog
 
-from worker.core.broker import Broker, EpochLost, PublishFailed
-from worker.core.message import Delivery, Epoch
+from worker.core.broker import Broker, EpochLost, PublishFailed, Undeliverable
+from worker.core.message import Delivery, Epoch, Outgoing
 from worker.runtime.clock import Clock
 from worker.runtime.inflight import InFlight, Phase, Record
 from worker.runtime.settlement import GIVE_BACK, Finish, Settlement
@@ -84,6 +84,7 @@ class Settler:
         """Return once everything settled so far under `epoch` is safe. EpochLost when it cannot be."""
         await self._broker.flush(epoch)
         await self._clock.sleep(FLUSH_PAUSE)
+        await self._broker.flush(epoch)  # a broker that died meanwhile, without a word, has not taken them
 
     async def _attempt(self, record: Record) -> bool:
         """Whether the record is settled; False when its delivery became void on the way."""
@@ -93,8 +94,8 @@ class Settler:
                 return False
             await self._finish(record.delivery, record.settlement.finish)
         except EpochLost:
-            if record.settlement.finish == "ack":
-                return False
+            if record.settlement.finish == "ack" or not record.void:
+                return False  # owed to the redelivery, which is awaited or has joined already
             self._inflight.forget(record)
             return True
         self._inflight.settled(record)
@@ -109,7 +110,7 @@ class Settler:
                 return False
             copy = record.settlement.copies[record.confirmed]
             try:
-                await self._broker.publish(copy)
+                await self._publish(copy)
                 record.confirmed += 1
             except PublishFailed as error:
                 if not self._giving_up:
@@ -119,6 +120,18 @@ class Settler:
                     record.settlement, record.confirmed = GIVE_BACK, 0
                     return True
         return not record.void
+
+    async def _publish(self, copy: Outgoing) -> None:
+        try:
+            await self._broker.publish(copy)
+        except Undeliverable as error:
+            if not copy.optional:
+                raise
+            log.warning("reply.undeliverable", reason=str(error))
+            self._telemetry.reply_ended("undeliverable")
+        else:
+            if copy.optional:
+                self._telemetry.reply_ended("sent")
 
     async def _hold(self, queue: str, error: str, pause: float) -> None:
         log.error("settle.publish_failed", queue=queue, error=error, again_in=round(pause, 1))

@@ -20,8 +20,16 @@ class NotSent(RequestError):
     """Surely not sent (name not resolved, connection refused, no connection in time): safe to repeat."""
 
 
+class NotInTime(NotSent):
+    """No connection before the deadline."""
+
+
 class MaybeSent(RequestError):
     """Sent in part or whole, and no whole answer came: the target may have executed it."""
+
+
+class BadAnswer(MaybeSent):
+    """Something came that is no whole HTTP answer."""
 
 
 class RequestTimeout(MaybeSent):

@@ -6,24 +6,26 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from worker.core.broker import Lane
-from worker.core.copies import CopyRules
-from worker.core.job import DecodeRules
-from worker.core.message import Message, Properties
+from worker.core.message import Properties
 from worker.core.report import AttemptReport
-from worker.runtime.context import Tools
+from worker.runtime.cpu import ThreadCpu
 from worker.runtime.executor import LocalExecutor
 from worker.runtime.limiter import Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules
 from worker.runtime.telemetry import Silent, Telemetry
+from worker.runtime.tools import Tools
 from worker.runtime.transport import Request, Response, Transport
 from worker.testing.clock import ManualClock, let_run
-from worker.testing.memory_broker import WORKER_USER, MemoryBroker
+from worker.testing.memory_broker import MemoryBroker
+from worker.testing.options import Duration, Retries, seconds
+from worker.testing.real_time import RealTime
+from worker.testing.target import FakeTarget
+from worker.testing.watching import Watching
 
 if TYPE_CHECKING:
     import httpx
@@ -60,7 +62,10 @@ class _Reports(Silent):
 class Harness:
     """A pipeline over a MemoryBroker and a ManualClock: publish, move the clock, look.
 
-    An async context manager. `transport` is what `context.request` uses; without one a request is an error.
+    An async context manager. `transport` is what requests go to (a `FakeTarget`, for instance); without one a request
+    is an error. `attempts`, `backoff`, `timeout` and `max_age` outweigh what the handlers registered, `limits` bounds
+    keys by name (jobs and steps at once). Times are seconds, or text such as "5m". `chance` gives the jitter of the
+    backoff, from [0, 1). `places` and `rules` stand for all the words of that kind.
     """
 
     def __init__(
@@ -69,6 +74,14 @@ class Harness:
         *,
         transport: Transport | None = None,
         concurrency: int = 10,
+        steps: int = 20,
+        limits: Mapping[str, int] | None = None,
+        attempts: int | None = None,
+        backoff: tuple[Duration, Duration] | None = None,
+        timeout: Duration | None = None,
+        max_age: Duration | None = None,
+        step_timeout: Duration = 10.0,
+        max_requests: int = 1000,
         prefetch: int | None = None,
         places: Places | None = None,
         rules: Rules | None = None,
@@ -82,21 +95,40 @@ class Harness:
         self.broker = MemoryBroker(self.clock)
         self._prefetch = prefetch or concurrency + concurrency // 4 + 1
         self._registry = registry
-        self._limiter = Limiter(places or Places(concurrency=concurrency), self.clock, self.telemetry)
+        places = places or Places(concurrency=concurrency, steps=steps, keys=limits or {})
+        self._limiter = Limiter(places, self.clock, self.telemetry)
         self._transport = transport or NoTransport()
-        self._rules = rules or Rules(DecodeRules(frozenset({WORKER_USER})), CopyRules(self.broker.topology))
+        self._target = transport if isinstance(transport, FakeTarget) else None
+        if self._target is not None:
+            self._target.clock = self.clock
+        self._rules = rules or Retries(attempts, backoff, timeout, max_age).rules(registry.types, self.broker.topology)
+        self._step_timeout = seconds(step_timeout)
+        self._max_requests = max_requests
         self._chance = chance
         self._fresh_id = lambda: f"id-{next(ids)}"
         self._lifespan = registry.running()
+        self.watching: Watching
+        """What the handlers returned and raised."""
         self.pipeline: Pipeline
 
     async def __aenter__(self) -> Self:
         state = await self._lifespan.__aenter__()
-        tools = Tools(self._transport, self._limiter, self.clock)
+        self._real_time = RealTime()
+        tools = Tools(
+            self._transport,
+            self._limiter,
+            self.clock,
+            ThreadCpu(),
+            self.broker.publish,
+            self.broker.topology.name,
+            step_timeout=self._step_timeout,
+            max_requests=self._max_requests,
+        )
+        self.watching = Watching(LocalExecutor(tools, state))
         self.pipeline = Pipeline(
             self.broker,
             self._registry,
-            LocalExecutor(tools, state),
+            self.watching,
             self._limiter,
             rules=self._rules,
             telemetry=self.telemetry,
@@ -120,23 +152,32 @@ class Harness:
     async def until_quiet(self, *, patience: float = 0.05, longest: float = 60 * 86400) -> None:
         """Carry every job to its end, moving the clock over all waits (at most `longest` seconds of them).
 
-        While a handler runs, real time passes too, for real sockets: only when nothing has happened for `patience`
-        real seconds the clock moves on to the next timer.
+        While a handler waits for something real (a socket, a thread, `asyncio.sleep`), real time passes too: only when
+        nothing has happened for `patience` real seconds the clock moves on to the next timer. So a test must not wait
+        for longer than that.
         """
         until = self.clock.now() + longest
         while not await self._quiet():
+            self._check_target()
             if self.pipeline.running and await self._progress(patience):
                 continue
             due = self.clock.next_due
             if due is None or self.clock.now() + due > until:
                 raise TimeoutError(f"not quiet after {longest:g} s: {self.pipeline.jobs()}")
             await self.clock.advance(due)
+        self._check_target()
+
+    def _check_target(self) -> None:
+        if self._target is not None:
+            self._target.check()
 
     async def _quiet(self) -> bool:
         await let_run()
         return self.broker.empty
 
     async def _progress(self, patience: float) -> bool:
+        if not self._real_time.may_bring_something():
+            return False
         before = (len(self.reports.all), self.pipeline.running)
         deadline = asyncio.get_running_loop().time() + patience
         while asyncio.get_running_loop().time() < deadline:
@@ -144,57 +185,3 @@ class Harness:
             if (len(self.reports.all), self.pipeline.running) != before:
                 return True
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """How a job ended. `seconds` is the time that passed on the moved clock, `reason` the dead letter's."""
-
-    status: str
-    attempts: int
-    snoozes: int
-    seconds: float
-    reason: str | None = None
-    detail: str = ""
-    dead_letter: Message | None = None
-    reports: tuple[AttemptReport, ...] = field(default=())
-
-
-async def run_job(
-    registry: Registry,
-    type: str,
-    payload: Any = None,
-    *,
-    id: str = "job-1",
-    headers: Mapping[str, Any] | None = None,
-    transport: Transport | None = None,
-    **options: Any,
-) -> JobResult:
-    """Run one job to its end, over all its retries and waits, and say how it ended.
-
-    `options` are those of `Harness`.
-    """
-    async with Harness(registry, transport=transport, **options) as harness:
-        since = harness.clock.now()
-        harness.publish(type, payload, id=id, headers=dict(headers or {}))
-        await harness.until_quiet()
-        seconds = harness.clock.now() - since
-        reports = tuple(harness.reports.all)
-        ran = [report for report in reports if report.ran]
-        attempts = ran[-1].attempt if ran else 0
-        snoozes = sum(report.outcome == "snoozed" for report in ran)
-        if not harness.broker.dead:
-            return JobResult("succeeded", attempts, snoozes, seconds, reports=reports)
-        letter = harness.broker.dead[0]
-        assert isinstance(letter.properties, Properties)
-        found = letter.properties.headers
-        return JobResult(
-            "dead",
-            attempts,
-            snoozes,
-            seconds,
-            found.get("x-worker-reason"),
-            found.get("x-worker-detail", ""),
-            letter,
-            reports,
-        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from worker.core.broker import EpochLost, Lane, PublishFailed
+from worker.core.broker import EpochLost, Lane, Undeliverable
 from worker.core.message import Delivery, Epoch, Message, Outgoing, Properties
 from worker.core.topology import Topology
 from worker.testing.clock import ManualClock
@@ -43,6 +43,8 @@ class MemoryBroker:
         self.topology = Topology(queue)
         self.refusing: set[str] = set()
         """Queues that confirm no publish at present."""
+        self.aside: Callable[[Outgoing], bool] = lambda _: False
+        """Asked about every publish of the worker: what it takes is confirmed and gets into no queue."""
         self._clock = clock
         names = [queue, self.topology.suspect_name, self.topology.dead_name]
         names += [wait.name for wait in self.topology.waits]
@@ -70,10 +72,12 @@ class MemoryBroker:
 
     async def publish(self, outgoing: Outgoing) -> None:
         await asyncio.sleep(0)
+        if self.aside(outgoing):
+            return
         if outgoing.queue not in self._queues:
-            raise PublishFailed(f"no queue {outgoing.queue!r}")
+            raise Undeliverable(f"no queue {outgoing.queue!r}")
         if outgoing.queue in self.refusing:
-            raise PublishFailed(f"queue {outgoing.queue!r} refuses")
+            raise Undeliverable(f"queue {outgoing.queue!r} refuses")
         properties = outgoing.message.properties
         assert isinstance(properties, Properties)
         self._arrive(outgoing.queue, replace(outgoing.message, properties=replace(properties, user_id=WORKER_USER)))
@@ -102,6 +106,10 @@ class MemoryBroker:
         """A message from a publisher."""
         self._arrive(queue or self.topology.name, Message(body, properties))
 
+    def declare(self, queue: str) -> None:
+        """One more queue, of somebody else: for replies, or for jobs of another service."""
+        self._queues.setdefault(queue, deque())
+
     def messages(self, queue: str) -> list[Message]:
         """What is ready in a queue."""
         return [stored.message for stored in self._queues[queue]]
@@ -118,10 +126,9 @@ class MemoryBroker:
 
     @property
     def empty(self) -> bool:
-        """Whether every queue but the dead one is, and nothing is unacknowledged."""
-        return not self.unacked and not any(
-            stored for name, stored in self._queues.items() if name != self.topology.dead_name
-        )
+        """Whether every queue of the worker but the dead one is, and nothing is unacknowledged."""
+        own = (stored for name, stored in self._queues.items() if self.topology.owns(name))
+        return not self.unacked and sum(map(len, own)) == len(self.dead)
 
     def lose_session(self) -> None:
         """The connection breaks: every unsettled delivery goes back, flagged and counted."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, TypeVar
 
 from worker.core.units import Rate
@@ -99,6 +100,28 @@ def derived(kind: Kind[T], nothing: T, default: str, doc: str) -> T:
     return value
 
 
+def _whole_or_auto(low: int, high: int) -> Kind[int]:
+    """A whole number; 0 for `auto`, which is filled in."""
+    plain = kinds.whole(low, high)
+
+    def parse(text: str) -> int:
+        if text.lower() == "auto":
+            return 0
+        try:
+            return plain.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, nor auto") from None
+
+    return replace(plain, parse=parse)
+
+
+def _usable_cpus() -> int:
+    """CPUs this process may use: in a container often fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How this service runs. Times in seconds, sizes in bytes. Only `load_settings` looks for contradictions."""
@@ -144,6 +167,12 @@ class Settings:
     )
     replicas: int = setting(
         kinds.whole(1, 1024), "1", "Worker processes on this host, supervised and restarted; limits are per process."
+    )
+    cpu_processes: int = derived(
+        _whole_or_auto(1, 1024),
+        0,
+        "auto",
+        "Processes for context.run_cpu, per worker process, started when used; auto: as many as CPUs it may use.",
     )
     job_timeout: float = setting(
         kinds.duration(_NO_TIME, _LONG),
@@ -212,6 +241,7 @@ class Settings:
         fill = object.__setattr__
         fill(self, "prefetch", self.prefetch or -(-self.concurrency * 5 // 4))
         fill(self, "steps", self.steps or 2 * self.concurrency)
+        fill(self, "cpu_processes", self.cpu_processes or _usable_cpus())
         fill(self, "trusted_users", self.trusted_users or self.broker_users)
 
     @property

@@ -1,0 +1,95 @@
+"""One try of a step after the other: in its place, in its time, again while its errors are transient."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Final, TypeVar
+
+from worker.core.broker import PublishFailed
+from worker.core.outcome import Snooze
+from worker.runtime.limiter import Busy
+from worker.runtime.quick_retry import StepRetry, with_quick_retries
+from worker.runtime.tools import Tools
+from worker.runtime.transport import NotSent
+
+T = TypeVar("T")
+
+BUSY_DELAY: Final = 5.0
+_current: ContextVar[Numbered | None] = ContextVar("worker_step", default=None)
+
+
+class Numbered:
+    """Names the requests of one try of a step, or those of an attempt outside its steps, in the order they are made."""
+
+    __slots__ = ("_made", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._made = 0
+
+    def next(self) -> str:
+        number, self._made = self._made, self._made + 1
+        return f"{self.name}/{number}" if number else self.name
+
+
+def current_step() -> Numbered | None:
+    """The step whose try the current task runs; None outside all steps."""
+    return _current.get()
+
+
+class StepRunner:
+    """Runs the steps of one attempt."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def run(
+        self,
+        name: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        timeout: float | None,
+        retry: StepRetry,
+        key: str | None,
+    ) -> T:
+        """The result of `call`. `timeout` (seconds) bounds one try; what is not transient is raised at once."""
+        if key is not None and (outer := _current.get()) is not None:
+            raise ValueError(f"step {name!r} inside step {outer.name!r} cannot have a key; give it to {outer.name!r}")
+        clock = self._tools.clock
+        seconds = self._tools.step_timeout if timeout is None else timeout
+
+        async def once() -> T:
+            async with self.place(key), clock.timeout(seconds) as bound:
+                token = _current.set(Numbered(name))
+                try:
+                    result = await call()
+                finally:
+                    _current.reset(token)
+            if bound.expired():  # the step swallowed the cancellation: too late is not a result
+                raise TimeoutError(f"step {name!r} ended after its {seconds:g} s")
+            return result
+
+        def repeatable(error: BaseException) -> bool:
+            if retry.when == "unsent":
+                return isinstance(error, NotSent)
+            return isinstance(error, PublishFailed) or self._tools.transport.is_transient(error)
+
+        return await with_quick_retries(once, retry, repeatable=repeatable, clock=clock)
+
+    @asynccontextmanager
+    async def place(self, key: str | None) -> AsyncIterator[None]:
+        """A step's place; a step inside a step runs under its parent's."""
+        if _current.get() is not None:
+            yield
+            return
+        if key is None:
+            async with self._tools.limiter.step():
+                yield
+            return
+        try:
+            async with self._tools.limiter.key(key), self._tools.limiter.step():
+                yield
+        except Busy:
+            raise Snooze(BUSY_DELAY, reason="busy_key") from None
