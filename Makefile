@@ -88,6 +88,14 @@ check: setup ## lint, formatting and types
 test: setup have-broker ## the whole test suite against a real broker (ARGS="-k name" for a part)
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: faults
+faults: setup have-broker ## every fault of the matrix, also those that take long (ARGS="-k row_15" for a part)
+	@FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
+
+.PHONY: soak
+soak: setup have-broker ## random faults under load, and one summary (JOBS=5000 SEED=1 RATE=100)
+	@$(BIN)/python -m tests.faults.soak $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+
 .PHONY: demo
 demo: setup ## a broker, a worker and a target on this machine, with jobs going through
 	@$(BIN)/python -m worker.dev.node fetch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.http.targets import MakeEngine
+from worker import Result
 from worker.dev.target import Target
 from worker.http.client import HttpTransport
 from worker.http.guard import Guard
+from worker.http.handler import http_registry
 from worker.runtime.context import job_gate
 from worker.testing import run_job
 
@@ -51,8 +54,28 @@ async def test_the_readme_runs_and_a_retry_does_not_fetch_again(make_engine: Mak
     assert [one.path for one in target.ledger()].count("/json") == 1
 
 
+@pytest.mark.parametrize("text", blocks("docs/http-jobs.md", "json"))
+def test_the_jobs_of_the_http_page_are_valid_and_its_result_has_the_form_of_one(text: str) -> None:
+    shown = json.loads(text)
+    if "status" in shown:
+        assert shown.keys() == Result("a", "http", "succeeded", 1).as_dict().keys()
+    else:
+        http_registry().find("http").validate(shown)
+
+
+HANDLERS = "\n".join(blocks("docs/handlers.md", "python"))
+
+
+async def test_the_order_of_the_handlers_page_publishes_and_tells() -> None:
+    result = await run_job(run(HANDLERS)["registry"], "order", {"id": 7, "tell": True}, id="order-7")
+    assert (result.status, result.value) == ("succeeded", {"total": 12})
+    mail, told = result.published
+    assert (mail.id, mail.type, mail.payload, mail.delay) == ("order-7/mail", "mail.send", {"order": 7}, 60)
+    assert (told.id, told.type, told.payload["value"]) == ("order-7/told", "order.ended", {"total": 12})
+
+
 async def test_the_crawler_of_the_handlers_page_runs(make_engine: MakeEngine, target: Target) -> None:
-    names = run(code("docs/handlers.md", "@registry.handler"))
+    names = run(HANDLERS)
     urls = [f"{target.url}/json?page={number}" for number in range(30)]
     result = await run_job(
         names["registry"], "crawl", {"urls": urls}, transport=transport(make_engine(guard=Guard(["127.0.0.0/8"])))

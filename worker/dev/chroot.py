@@ -96,12 +96,8 @@ def _default() -> Path:
 def _check_rights() -> None:
     if os.geteuid() != 0:
         raise NodeUnavailable(f"RabbitMQ 4 runs in a chroot, which needs root\n  fix: sudo {COMMAND}")
-    missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
-    if missing:
-        words = " ".join(missing)
-        raise NodeUnavailable(f"missing to make a chroot: {words}\n  fix: apt-get install -y {words}; {COMMAND}")
     mounting = ["unshare", "--mount", "true"]
-    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+    if shutil.which("unshare") and subprocess.run(mounting, capture_output=True, check=False).returncode:
         raise NodeUnavailable(
             "this container's root may not mount, which a chroot needs"
             f"\n  fix: {COMMAND} on a machine or virtual machine, or in a container with CAP_SYS_ADMIN"
@@ -117,6 +113,10 @@ def _alone(cache: Path) -> Iterator[None]:
 
 
 def _make(cache: Path, progress: Progress) -> None:
+    missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        words = " ".join(missing)
+        raise NodeUnavailable(f"missing to make a chroot: {words}\n  fix: apt-get install -y {words}; {COMMAND}")
     making = cache.with_name(f"{cache.name}.making")
     _remove(making)  # of somebody who was killed meanwhile
     try:

@@ -21,7 +21,7 @@ from worker.runtime.bodies import UNSET, encoded_body, has_header, with_query
 from worker.runtime.fan_out import FanOut
 from worker.runtime.gathering import gather_all
 from worker.runtime.quick_retry import StepRetry
-from worker.runtime.result_form import read_back, travelled
+from worker.runtime.result_form import result_form
 from worker.runtime.step_run import Numbered, StepRunner, current_step
 from worker.runtime.steps import Steps
 from worker.runtime.tools import Tools
@@ -137,17 +137,19 @@ class Context:
         annotation it is validated back into that type. A TypeError names the step whose result cannot be JSON.
         A step inside a step runs in its parent's place: a `key` there is a ValueError.
         """
+        form = result_form(fn)
         if (done := self._steps.result(name)) is not None:
-            return read_back(fn, done)
+            remembered: T = form.read_back(done)
+            return remembered
         self._steps.begin(name)
         try:
             call = functools.partial(fn, *args, **kwargs)
             value = await self._runner.run(name, call, timeout=timeout, retry=_retry(retry), key=key)
         finally:
             self._steps.end(name)
-        plain, size, result = travelled(name, fn, value)
+        plain, size, value = form.travelled(name, value)
         self._steps.remember(name, plain, size)
-        return result
+        return value
 
     def release(self, name: str) -> None:
         """Say that the result of a finished step or map is needed no more, in no later attempt either.
@@ -226,7 +228,9 @@ class Context:
             raise ValueError(f"map {name!r} has more than {MOST_ELEMENTS} items: spread them over several jobs")
         fan = self._steps.fan(name)
         try:
-            return await FanOut(self._runner, fan, name, fn, elements, timeout, _retry(retry), key).run(concurrency)
+            return await FanOut(
+                self._runner, fan, name, fn, result_form(fn), elements, timeout, _retry(retry), key
+            ).run(concurrency)
         finally:
             self._steps.end(name)
 

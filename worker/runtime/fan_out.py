@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from worker.runtime.gathering import gather_all
 from worker.runtime.quick_retry import StepRetry
-from worker.runtime.result_form import read_back, travelled
+from worker.runtime.result_form import ResultForm
 from worker.runtime.step_run import StepRunner
 from worker.runtime.steps import Fan, item_digest
 
@@ -29,6 +29,7 @@ class FanOut(Generic[Item, T]):
     fan: Fan
     name: str
     fn: Callable[[Item], Awaitable[T]]
+    form: ResultForm
     items: list[Item]
     timeout: float | None
     retry: StepRetry
@@ -60,11 +61,12 @@ class FanOut(Generic[Item, T]):
         if (done := self.fan.result(number, digest)) is not None:
             if number % PASSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            return read_back(self.fn, done)
+            remembered: T = self.form.read_back(done)
+            return remembered
         name = f"{self.name}/{number}"
         key = self.key(item) if callable(self.key) else self.key
         call = functools.partial(self.fn, item)
         value = await self.runner.run(name, call, timeout=self.timeout, retry=self.retry, key=key)
-        plain, size, result = travelled(name, self.fn, value)
+        plain, size, value = self.form.travelled(name, value)
         self.fan.remember(number, digest, plain, size)
-        return result
+        return value

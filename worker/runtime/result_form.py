@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FunctionType
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
 from worker.core.finished import Element, Finished
-
-T = TypeVar("T")
 
 
 class ResultForm:
@@ -31,6 +29,19 @@ class ResultForm:
 
     def from_json(self, value: Any) -> Any:
         return value if self._adapter is None else self._adapter.validate_python(value)
+
+    def travelled(self, name: str, value: Any) -> tuple[Any, int, Any]:
+        """The result of step `name` as it is remembered, its size, and as it comes back. A TypeError names the step."""
+        try:
+            plain, size = self.to_json(value)
+        except (TypeError, ValueError) as error:
+            kind = type(value).__name__
+            raise TypeError(f"step {name!r} returned {kind}, which cannot travel as JSON: {error}") from None
+        return plain, size, self.from_json(plain)  # at once: what does not fit now never would
+
+    def read_back(self, done: Finished | Element) -> Any:
+        """A remembered result. Whoever released it takes None for one that was dropped."""
+        return self.from_json(done.value) if done.kept else None
 
 
 def result_form(fn: Callable[..., Any]) -> ResultForm:
@@ -64,21 +75,3 @@ def _form(annotation: Any) -> ResultForm:
 @functools.lru_cache(maxsize=1024)
 def _adapted(annotation: Any) -> ResultForm:
     return ResultForm(TypeAdapter(annotation))
-
-
-def travelled(name: str, fn: Callable[..., Awaitable[T]], value: T) -> tuple[Any, int, T]:
-    """A result as it is remembered, its size, and as it comes back: what does not fit now never would."""
-    form = result_form(fn)
-    try:
-        plain, size = form.to_json(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"step {name!r} returned {type(value).__name__}, which cannot travel as JSON: {error}"
-        ) from None
-    return plain, size, form.from_json(plain)
-
-
-def read_back(fn: Callable[..., Awaitable[T]], done: Finished | Element) -> T:
-    """A remembered result. Whoever released it takes None for one that was dropped."""
-    result: Any = result_form(fn).from_json(done.value) if done.kept else None
-    return cast("T", result)

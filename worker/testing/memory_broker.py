@@ -49,6 +49,7 @@ class MemoryBroker:
         names = [queue, self.topology.suspect_name, self.topology.dead_name]
         names += [wait.name for wait in self.topology.waits]
         self._queues: dict[str, deque[_Stored]] = {name: deque() for name in names}
+        self._own = frozenset(names) - {self.topology.dead_name}
         self._lanes: tuple[Lane, ...] = ()
         self._consumers: dict[Epoch, _Consumer] = {}
         self._tags = itertools.count(1)
@@ -127,8 +128,8 @@ class MemoryBroker:
     @property
     def empty(self) -> bool:
         """Whether every queue of the worker but the dead one is, and nothing is unacknowledged."""
-        own = (stored for name, stored in self._queues.items() if self.topology.owns(name))
-        return not self.unacked and sum(map(len, own)) == len(self.dead)
+        busy = (name for name, stored in self._queues.items() if stored)
+        return not self.unacked and not any(name in self._own for name in busy)
 
     def lose_session(self) -> None:
         """The connection breaks: every unsettled delivery goes back, flagged and counted."""
