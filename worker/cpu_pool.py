@@ -132,11 +132,7 @@ class _Seat:
         starting = self._starting
         if starting is None:
             return 0
-        code = 0
-        with contextlib.suppress(OSError):
-            process = await asyncio.shield(starting)
-            process.kill()
-            code = await asyncio.shield(process.ended)
+        code = await _end(starting)
         if self._starting is starting:
             self._starting = None
         return code
@@ -147,6 +143,8 @@ class _Seat:
         if self._timer is not None:
             self._timer.cancel()
         await self.clear()
+        if self._idle_end is not None:
+            await self._idle_end
 
     async def _process(self) -> _Process:
         if self._closed:
@@ -173,7 +171,20 @@ class _Seat:
         return answer
 
     def _end_idle(self) -> None:
-        self._idle_end = asyncio.create_task(self.clear())
+        # Taken off the seat at once: a call that comes now gets another process, and not this one's end.
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            self._idle_end = asyncio.create_task(_end(starting))
+
+
+async def _end(starting: asyncio.Task[_Process]) -> int:
+    """End the process that was started there, and wait for its end; its exit code, 0 when it never was one."""
+    try:
+        process = await asyncio.shield(starting)
+    except OSError:
+        return 0
+    process.kill()
+    return await asyncio.shield(process.ended)
 
 
 def serve_cpu(end: socket.socket, prepare: Callable[[Any], object]) -> None:

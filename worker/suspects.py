@@ -147,6 +147,7 @@ class _SuspectRun:
         self._order = order
         self._child: Child | None = None
         self._interrupted = False
+        self._publishing: set[asyncio.Task[None]] = set()
 
     async def ended(self) -> Ended:
         try:
@@ -176,21 +177,20 @@ class _SuspectRun:
 
     async def _heard(self, child: Child) -> Ended:
         """How the child says that the job ended; until then it is served."""
-        serving: set[asyncio.Task[None]] = set()
         while True:
             word = await child.link.receive()
             if isinstance(word, Ended):
                 self._executor.answered()
                 return word
             task = asyncio.create_task(self._publish(child, word))
-            serving.add(task)
-            task.add_done_callback(serving.discard)
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
 
     async def _publish(self, child: Child, order: PublishOrder) -> None:
         try:
             await self._executor.publish(order.outgoing)
-        except PublishFailed as error:
-            child.link.send(Published(order.number, str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the child waits for an answer
+            child.link.send(Published(order.number, str(error) or type(error).__name__))
         else:
             child.link.send(Published(order.number))
 
@@ -281,4 +281,4 @@ def _portable(ended: Ended, registration: Registration) -> Ended:
     """With the handler's value as plain JSON: whether it can be pickled is not known."""
     if not isinstance(ended.outcome, Succeeded):
         return ended
-    return replace(ended, outcome=Succeeded(plain_value(registration, ended.outcome.value)[0]))
+    return replace(ended, outcome=Succeeded(plain_value(registration, ended.outcome.value).plain))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -199,6 +200,7 @@ class TlsBroker:
         self.node = private.Node(
             installation(),
             name="tls",
+            directory=folder,  # where a node that runs in a chroot, or as another user, can read the files
             conf=[
                 f"listeners.ssl.1 = 127.0.0.1:{self.port}",
                 f"ssl_options.cacertfile = {self.ca_file}",
@@ -209,6 +211,10 @@ class TlsBroker:
             ],
         )
 
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
@@ -217,6 +223,10 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
     except NodeUnavailable as error:
         pytest.skip(f"no broker to test against: {error}")
     with broker.node:
+        deadline = time.monotonic() + 10
+        while not broker.listens():  # it is ready when its first listener is, and this is another one
+            assert time.monotonic() < deadline, "no listener for TLS"
+            time.sleep(0.05)
         yield broker
 
 

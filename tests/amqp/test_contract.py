@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.amqp.contract import Bench, Leftovers, Recorder, memory_bench, outgoing, rabbit_bench, until, until_known
-from worker.core.broker import EpochLost, Lane, Undeliverable
+from worker.core.broker import EpochLost, Lane, Unroutable
 from worker.core.message import Delivery, Message, Properties
 
 MOMENT = 0.3
@@ -200,7 +200,7 @@ async def test_a_publish_to_a_queue_that_is_not_there_fails_alone(bench: Bench) 
     tries = [bench.broker.publish(outgoing(queue)) for queue in (there, missing, there, missing, there)]
     ends = await asyncio.gather(*tries, return_exceptions=True)
 
-    assert [type(end) for end in ends] == [type(None), Undeliverable, type(None), Undeliverable, type(None)]
+    assert [type(end) for end in ends] == [type(None), Unroutable, type(None), Unroutable, type(None)]
     assert missing in str(ends[1])
     assert await bench.count(there) == 3
 

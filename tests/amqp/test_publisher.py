@@ -15,7 +15,8 @@ from tests.amqp.wire import Wire
 from worker.amqp import publisher as publishing
 from worker.amqp.connecting import CLOSE_SECONDS, Access, Refused, Unreachable
 from worker.amqp.publisher import Publisher
-from worker.core.broker import PublishFailed
+from worker.core.broker import PublishFailed, Undeliverable
+from worker.core.message import Message, Outgoing, Properties
 from worker.dev.node import Node
 from worker.dev.ports import free_ports
 
@@ -284,3 +285,60 @@ async def test_its_connection_is_one_of_its_own(wire: Wire, rabbitmq: Located, q
     assert wire.seen == 2
     await publisher.close()
     await until(lambda: wire.open == 0)
+
+
+async def test_a_queue_that_was_full_takes_again_once_its_limit_is_lifted(
+    node: Node, monkeypatch: pytest.MonkeyPatch, publishers: Make
+) -> None:
+    """RabbitMQ 3.10 would refuse the old channel for ever."""
+    monkeypatch.setattr(publishing, "FRESH_AFTER", 0.5)
+    name = f"publisher-{uuid.uuid4().hex}"
+    limit = '{"max-length": 0, "overflow": "reject-publish"}'
+    async with outside(node.url) as other:
+        await other.declare(name, {"x-queue-type": "quorum"})
+    await asyncio.to_thread(node.ctl, "set_policy", "--apply-to", "queues", "full", f"^{name}$", limit)
+    publisher = publishers(access(node.url))
+    try:
+        await publisher.publish(outgoing(name))  # the first one is let in
+        with pytest.raises(Undeliverable):
+            await publisher.publish(outgoing(name))
+    finally:
+        await asyncio.to_thread(node.ctl, "clear_policy", "full")
+    await publish_until_confirmed(publisher, outgoing(name))
+    async with outside(node.url) as other:
+        await other.delete(name)
+
+
+async def test_a_refused_publish_moves_to_a_new_connection_and_leaves_the_old_one_its_work(
+    wire: Wire, rabbitmq: Located, queue: str, other: Outside, monkeypatch: pytest.MonkeyPatch, publishers: Make
+) -> None:
+    monkeypatch.setattr(publishing, "FRESH_AFTER", 0.0)
+    monkeypatch.setattr(publishing, "WATCH_EVERY", 0.1)
+    full = f"{queue}-full"
+    await other.declare(full, {"x-max-length": 0, "x-overflow": "reject-publish"})
+    publisher = publishers(access(rabbitmq.url, wire.port))
+    await publisher.open()
+
+    ends = await asyncio.gather(
+        *(publisher.publish(outgoing(full if number == 50 else queue)) for number in range(100)), return_exceptions=True
+    )
+
+    assert [type(end) for end in ends if end is not None] == [Undeliverable]
+    assert await other.count(queue) == 99
+    await publisher.publish(outgoing(queue))
+    assert wire.seen == 2
+    await until(lambda: wire.open == 1)
+    await other.delete(full)
+
+
+async def test_headers_that_no_frame_holds_fail_alone(publisher: Publisher, queue: str, other: Outside) -> None:
+    small = [outgoing(queue) for _ in range(40)]
+    properties = small[0].message.properties
+    assert isinstance(properties, Properties)
+    large = replace(properties, message_id="large", headers={"a": "x" * 200_000})
+    big = Outgoing(queue, Message(b"1", large))
+    found = await asyncio.gather(*map(publisher.publish, [*small[:20], big, *small[20:]]), return_exceptions=True)
+    (fault,) = [end for end in found if end is not None]
+    assert isinstance(fault, PublishFailed)
+    assert "do not fit into the connection's frames" in str(fault)
+    assert await other.count(queue) == 40

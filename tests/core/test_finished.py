@@ -125,6 +125,49 @@ def test_elements_whose_results_differ_keep_their_marks_when_nobody_needs_the_re
     assert kept.dropped == sum(len(json.dumps(value, separators=(",", ":"))) for value in results.values())
 
 
+def test_when_a_few_bytes_are_missing_a_few_elements_are_forgotten() -> None:
+    done = fan({number: {"status": 200} for number in range(MOST_ELEMENTS)})
+    whole = len(encode_steps({"push": done}))
+    (kept,) = fitted({"push": done}, whole - 10).values()
+    assert isinstance(kept, Elements)
+    assert MOST_ELEMENTS - 12 < len(kept.done) < MOST_ELEMENTS
+
+
+def test_one_large_step_is_forgotten_before_ten_thousand_elements() -> None:
+    steps: dict[str, Step] = {"orders": Finished("x" * 50_000), "push": fan(dict.fromkeys(range(MOST_ELEMENTS), 1))}
+    kept = fitted(steps)
+    assert kept.keys() == {"push"}
+    assert kept["push"] == steps["push"]
+
+
+def test_a_fan_out_with_nothing_done_takes_nothing_with_it() -> None:
+    assert fitted({"charge": Finished("ch_1"), "none": Elements()}) == {"charge": Finished("ch_1")}
+    assert decode_steps(encode_steps({"none": Elements(), "charge": Finished("ch_1")})) == {"charge": Finished("ch_1")}
+
+
+@given(STEPS)
+def test_what_has_room_is_kept(steps: dict[str, Step]) -> None:
+    whole = len(encode_steps(steps))
+    assert fitted(steps, whole, whole) == steps
+
+
+def test_results_of_megabytes_are_not_written_out() -> None:
+    class Unwritable:
+        pass
+
+    steps: dict[str, Step] = {
+        "needed": Finished(Unwritable(), size=HEADER + 1),
+        "dropped": Finished(Unwritable(), needed=False, size=3_000_000),
+        "small": Finished(1),
+    }
+    assert fitted(steps) == {"dropped": Finished(kept=False, size=3_000_000), "small": Finished(1)}
+
+
+def test_a_forged_run_takes_no_memory() -> None:
+    runs = ",".join(["[10000,1]"] * 5000)
+    assert decode_steps(f'{{"a":{{"n":"AQ==","h":"AAAAAA==","v":[{runs}],"d":0}}}}') == {}
+
+
 def test_needed_elements_that_do_not_fit_are_forgotten_from_the_end() -> None:
     (kept,) = fitted({"push": fan({number: f"{number:0100}" for number in range(2000)})}).values()
     assert isinstance(kept, Elements)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from worker.core.message import Properties
-from worker.core.result import RESULT_LIMIT, ReplyRules, Result, encoded, reply_message
+from worker.core.result import RESULT_LIMIT, ReplyRules, Result, Value, encoded, reply_message
 from worker.core.topology import Topology
 
 
 def done(value: Any, fault: str = "") -> Result:
-    return Result("job-1", "t", "succeeded", 1, read_value=lambda: (value, fault))
+    return Result("job-1", "t", "succeeded", 1, read_value=lambda: Value(value, 0, fault))
 
 
 def test_a_result_as_it_is_sent() -> None:
@@ -53,9 +53,9 @@ def test_a_result_at_the_limit_is_whole_and_one_byte_more_is_cut() -> None:
 def test_the_value_is_read_when_it_is_asked_for_and_once() -> None:
     asked: list[int] = []
 
-    def read() -> tuple[int, str]:
+    def read() -> Value:
         asked.append(1)
-        return 7, ""
+        return Value(7, 1)
 
     result = Result("a", "t", "succeeded", 1, read_value=read)
     assert not asked
@@ -67,7 +67,7 @@ def test_a_reply_goes_where_it_was_asked_for() -> None:
     asked = Properties(type="t", message_id="m", correlation_id="c-1", reply_to="replies.shop", app_id="shop")
     reply = reply_message(done(1), asked)
     assert reply.queue == "replies.shop"
-    assert reply.optional
+    assert reply.needed == "if_taken"
     assert json.loads(reply.message.body)["value"] == 1
     assert reply.message.properties == Properties(
         message_id="job-1/reply", correlation_id="c-1", content_type="application/json"
@@ -100,3 +100,15 @@ def test_never_into_the_workers_own_queues_whatever_is_allowed(queue: str) -> No
     assert not rules.allows(queue)
     assert rules.allows("jobs.wait.7s"), "none of the ladder"
     assert rules.allows("anything")
+
+
+def test_a_value_whose_size_is_known_is_not_written_to_be_thrown_away() -> None:
+    class Unwritable:
+        pass
+
+    result = Result("a", "t", "succeeded", 1, read_value=lambda: Value(Unwritable(), 5_000_000))
+    assert result.as_dict()["value"] == {"truncated": 5_000_000}
+
+
+def test_a_long_detail_is_cut() -> None:
+    assert len(Result("a", "t", "dead", 1, "rejected", "x" * 2_000_000).as_dict()["detail"]) == 500

@@ -48,7 +48,11 @@ async def test_the_readme_runs_and_a_retry_does_not_fetch_again(make_engine: Mak
     text = text.replace("https://api.example.com/orders/{id}", f"{target.url}/json")
     text = text.replace("https://wms.example.com/orders", f"{target.url}/flaky/4/500/wms")
     result = await run_job(
-        run(text)["registry"], "order.sync", {"id": 7}, transport=transport(make_engine(guard=Guard(["127.0.0.0/8"])))
+        run(text)["registry"],
+        "order.sync",
+        {"id": 7},
+        transport=transport(make_engine(guard=Guard(["127.0.0.0/8"]))),
+        patience=0.5,
     )
     assert (result.status, result.attempts) == ("succeeded", 2)
     assert [one.path for one in target.ledger()].count("/json") == 1
@@ -78,7 +82,11 @@ async def test_the_crawler_of_the_handlers_page_runs(make_engine: MakeEngine, ta
     names = run(HANDLERS)
     urls = [f"{target.url}/json?page={number}" for number in range(30)]
     result = await run_job(
-        names["registry"], "crawl", {"urls": urls}, transport=transport(make_engine(guard=Guard(["127.0.0.0/8"])))
+        names["registry"],
+        "crawl",
+        {"urls": urls},
+        transport=transport(make_engine(guard=Guard(["127.0.0.0/8"]))),
+        patience=0.5,
     )
     assert result.status == "succeeded"
     assert sorted(one.path for one in target.ledger()) == sorted(url.removeprefix(target.url) for url in urls)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -67,17 +65,11 @@ async def pair(urls: list[str], context: Context) -> None:
 """Writes down what the example returns: there is nobody to reply to."""
 
 
-class Broker(Protocol):
-    @property
-    def url(self) -> str: ...
-
-
 @pytest.fixture
-def yard(rabbitmq: Broker, tmp_path: Path) -> Iterator[Yard]:
-    with Yard(rabbitmq.url, tmp_path) as found:
-        found.write("example.py", EXAMPLE)
-        found.write("reporting.py", REPORTING)
-        yield found
+def yard(yard: Yard) -> Yard:
+    yard.write("example.py", EXAMPLE)
+    yard.write("reporting.py", REPORTING)
+    return yard
 
 
 def numbers(path: Path) -> list[str]:

@@ -7,11 +7,15 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field, field_validator
 
 from tests.runtime.toys import RecordingBroker, Stage, raising
 from worker import ChildJob, Context, Registry, Reject, Result, Retry
+from worker.core.job import Job
 from worker.core.message import Message, Properties
+from worker.core.outcome import Rejected
+from worker.core.policy import DeadLetter
+from worker.runtime.attempt import Attempt
 from worker.runtime.telemetry import Silent
 from worker.testing import Harness
 from worker.testing.clock import let_run
@@ -132,10 +136,10 @@ async def test_reply_and_dead_letter_are_confirmed_before_the_ack() -> None:
         harness.publish("job", **ASKS)
         await harness.until_quiet()
         assert broker.calls == [
-            "publish jobs.dead",
-            "confirmed jobs.dead",
             "publish replies.shop",
             "confirmed replies.shop",
+            "publish jobs.dead",
+            "confirmed jobs.dead",
             "ack",
         ]
 
@@ -256,8 +260,8 @@ async def test_the_callback_is_confirmed_before_the_ack_and_holds_the_ack_while_
     assert len(children) == 1
 
 
-@pytest.mark.parametrize("fault", [ValueError("x"), Reject("no template"), TypeError()])
-async def test_a_callback_that_fails_is_counted_and_changes_nothing(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", [ValueError("x"), Reject("no template"), SystemExit(3), asyncio.CancelledError()])
+async def test_a_callback_that_fails_is_counted_and_changes_nothing(fault: BaseException) -> None:
     def fails(_order: Order, _result: Result) -> ChildJob | None:
         raise fault
 
@@ -300,6 +304,77 @@ async def test_a_callback_that_would_be_malformed_is_not_published() -> None:
         assert told(harness).callbacks_failed == 1
         assert not harness.broker.dead
     assert not children
+
+
+async def test_a_serializer_that_fails_changes_nothing_for_a_job_that_is_done() -> None:
+    class Bad(BaseModel):
+        id: int
+
+        @computed_field
+        def total(self) -> int:
+            raise KeyError("total")
+
+    async with harness_of(ends_as(lambda: Bad(id=1))) as harness:
+        harness.publish("job", **ASKS)
+        await harness.until_quiet()
+        (reply,) = replies(harness)
+        assert (reply["status"], reply["value"]) == ("succeeded", None)
+        assert "which cannot travel as JSON" in reply["detail"]
+        assert not harness.broker.dead
+
+
+async def test_a_drain_while_a_callback_is_not_confirmed_leaves_no_dead_letter_behind_it() -> None:
+    registry, _ = with_callback(tell, raising(Reject("no")))
+    async with harness_of(registry) as harness:
+        harness.publish("job", {"id": 7, "to": "me"})
+        harness.broker.refusing.add("jobs")
+        await let_run()
+        assert harness.pipeline.held == 1
+        harness.pipeline.stop_starting()
+        await harness.broker.stop_consuming()
+        harness.pipeline.give_back()
+        harness.pipeline.settler.give_up()
+        await let_run()
+        assert not harness.broker.dead
+        assert len(harness.broker.messages("jobs")) == 1
+
+
+async def test_a_callback_into_a_queue_that_is_not_there_holds_nothing_up() -> None:
+    registry, _ = with_callback(lambda _order, _result: ChildJob("c", "t", queue="nowhere"))
+    async with harness_of(registry) as harness:
+        harness.publish("job", {"id": 7})
+        await harness.until_quiet()
+        assert told(harness).callbacks_failed == 1
+
+
+async def test_a_killer_has_a_reply_and_its_validator_is_not_tried_again() -> None:
+    tried: list[int] = []
+
+    class Killer(BaseModel):
+        id: int
+
+        @field_validator("id")
+        @classmethod
+        def kills(cls, value: int) -> int:
+            tried.append(value)
+            return value
+
+    registry = Registry()
+
+    async def handler(order: Any) -> None:
+        return None
+
+    handler.__annotations__["order"] = Killer
+    registry.handler("job", callback=lambda _order, _result: ChildJob("c", "t"))(handler)
+    job = Job("a", "job", b"", {"id": 1}, 0.0, properties=Properties(reply_to="replies.shop"))
+    harness = harness_of(registry)
+    async with harness:
+        pipeline = harness.pipeline
+        dead = DeadLetter("crashed_worker", "a worker died", 1)
+        attempt = Attempt.without_run(job, Rejected("crashed_worker"))
+        messages = pipeline._announcements.of(dead, attempt, registry.find("job"), may_validate=False)
+    assert [message.queue for message in messages] == ["replies.shop"]
+    assert not tried
 
 
 async def test_many_replies_at_once() -> None:

@@ -111,7 +111,7 @@ async def test_every_request_carries_the_key_of_its_step_and_a_trace() -> None:
     async def body(context: Context) -> None:
         await context.request("GET", URL)
         await context.step("user", ask, context)
-        await context.map("push", ask, [context] * 2)
+        await context.map("push", lambda _number: ask(context), range(2))
         await context.request("GET", URL, headers={"IDEMPOTENCY-key": "mine", "TraceParent": "mine too"})
 
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

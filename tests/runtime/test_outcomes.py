@@ -122,7 +122,7 @@ ENDS: dict[str, tuple[str, str, str, str, float | None]] = {
     "hangs": ("failed", "parked", "retry", "timeout after 30 s", 10),
     "swallows cancellation": ("failed", "parked", "retry", "timeout after 30 s", 10),
     "returns late": ("failed", "parked", "retry", "timeout after 30 s", 10),
-    "rejects late": ("failed", "parked", "retry", "timeout after 30 s", 10),
+    "rejects late": ("rejected", "dead", "rejected", "on the way out", None),
     "cleans up": ("failed", "parked", "retry", "timeout after 30 s", 10),
 }
 

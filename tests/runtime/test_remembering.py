@@ -13,7 +13,7 @@ from worker import Context, Reject, Retry, Snooze
 from worker.core.finished import MOST_ELEMENTS, Elements, decode_steps
 from worker.core.job import decode
 from worker.runtime.steps import KEPT_LIMIT
-from worker.testing import Harness
+from worker.testing import Harness, run_job
 from worker.testing.clock import let_run
 
 
@@ -59,7 +59,17 @@ class Order(BaseModel):
     id: int
 
 
-@pytest.mark.parametrize("make", [lambda: Order(id=7), lambda: {"id": 7}, object, lambda: float("nan")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Order(id=7),
+        lambda: {"id": 7},
+        lambda: (object(), 7),
+        lambda: float("nan"),
+        lambda: b"\xff\x00",
+        lambda: "\ud800",
+    ],
+)
 async def test_an_item_is_the_same_by_what_it_says(make: Any) -> None:
     calls = []
 
@@ -73,6 +83,104 @@ async def test_an_item_is_the_same_by_what_it_says(make: Any) -> None:
 
     assert (await run(body)).status == "succeeded"
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([b"\xff", b"\xfe"], [b"\xfe", b"\xfd"]), ([(object, 1)], [(object, 2)])]
+)
+async def test_other_items_run_again_whatever_they_are(first: list[Any], second: list[Any]) -> None:
+    calls: list[Any] = []
+
+    async def push(item: Any) -> None:
+        calls.append(item)
+
+    async def body(context: Context) -> None:
+        await context.map("push", push, first if context.job.attempt == 1 else second, concurrency=1)
+        if context.job.attempt == 1:
+            raise Retry(after=10)
+
+    assert (await run(body)).status == "succeeded"
+    assert calls == [*first, *second]
+
+
+async def test_items_that_nothing_tells_apart_are_refused() -> None:
+    async def body(context: Context) -> None:
+        with pytest.raises(
+            TypeError, match="an item of map 'push' is object, which is no JSON: give what tells it apart"
+        ):
+            await context.map("push", Pushed(), [object()])
+
+    assert (await run(body)).status == "succeeded"
+
+
+async def test_an_empty_map_and_one_with_no_element_done_leave_what_else_is_done() -> None:
+    charged: list[int] = []
+
+    async def charge() -> str:
+        charged.append(1)
+        return "ch_1"
+
+    async def body(context: Context) -> None:
+        await context.step("charge", charge)
+        assert await context.map("none", Pushed(), []) == []
+        await context.map("some", Pushed(*([0] * (context.job.attempt < 3))), [0])
+
+    assert (await run(body)).status == "succeeded"
+    assert charged == [1]
+
+
+async def test_snoozing_beside_an_empty_map_costs_nothing() -> None:
+    async def body(context: Context) -> None:
+        await context.map("none", Pushed(), [])
+        await context.step("one", Pushed(), 1)
+        if context.job.snoozes < 5:
+            raise Snooze(10)
+
+    result = await run(body)
+    assert (result.status, result.attempts, result.snoozes) == ("succeeded", 1, 5)
+
+
+async def test_nothing_done_is_given_back_as_it_is() -> None:
+    stuck = asyncio.Event()
+
+    async def body(context: Context) -> None:
+        await context.map("none", Pushed(), [])
+        stuck.set()
+        await asyncio.Event().wait()
+
+    async with Harness(one(body)) as harness:
+        harness.publish("job", id="a")
+        await let_run()
+        assert stuck.is_set()
+        assert harness.pipeline.running == 1
+        harness.pipeline.stop_starting()
+        harness.pipeline.give_back()
+        await harness.broker.stop_consuming()
+        harness.pipeline.interrupt()
+        await let_run()
+        (given_back,) = harness.broker.messages("jobs")
+        assert "x-worker-id" not in headers(given_back), "no copy: the message itself"
+
+
+@pytest.mark.parametrize("use", ["step", "map"])
+async def test_the_name_of_a_step_is_text(use: str) -> None:
+    async def body(context: Context) -> None:
+        with pytest.raises(TypeError, match="the name of a step must be text, not 17"):
+            await (context.step(17, Pushed(), 1) if use == "step" else context.map(17, Pushed(), [1]))  # type: ignore[arg-type]
+
+    assert (await run(body)).status == "succeeded"
+
+
+@pytest.mark.parametrize("places", [1, 5])
+async def test_after_a_failure_no_element_starts_that_waited_for_its_place(places: int) -> None:
+    pushed = Pushed(*range(20), error=Reject("no"))
+
+    async def body(context: Context) -> None:
+        await context.map("push", pushed, range(20), concurrency=20)
+
+    result = await run_job(one(body), "job", steps=places)
+    assert result.reason == "rejected"
+    assert pushed.items == [0]
 
 
 async def test_elements_survive_a_snooze_and_a_drain() -> None:
@@ -313,6 +421,8 @@ async def test_what_cannot_be_published_is_said() -> None:
     async def body(context: Context) -> None:
         with pytest.raises(TypeError, match="the payload of child job 'mail' cannot travel as JSON"):
             await context.publish("mail", "child", {1, 2})
+        with pytest.raises(TypeError, match="cannot travel as JSON: a lone surrogate"):
+            await context.publish("mail", "child", "\ud800")
         with pytest.raises(ValueError, match="x-worker"):
             await context.publish("mail", "child", headers={"x-worker-id": "x"})
         await context.publish("mail", "child", queue="nowhere")
@@ -322,7 +432,20 @@ async def test_what_cannot_be_published_is_said() -> None:
         await harness.until_quiet()
         (letter,) = harness.broker.dead
         assert headers(letter)["x-worker-reason"] == "attempts_exhausted"
-        assert "Undeliverable" in headers(letter)["x-worker-detail"]
+        assert "Unroutable" in headers(letter)["x-worker-detail"]
+
+
+async def test_two_children_cannot_share_a_name_nor_a_child_and_a_step() -> None:
+    async def body(context: Context) -> None:
+        await context.publish("mail", "child")
+        with pytest.raises(ValueError, match="'mail' names a step or a child of this job already"):
+            await context.publish("mail", "child")
+        await context.step("step", Pushed(), 1)
+        with pytest.raises(ValueError, match="'step' names a step or a child"):
+            await context.publish("step", "child")
+
+    result = await run(body)
+    assert (result.status, len(result.published)) == ("succeeded", 1)
 
 
 async def test_the_body_is_what_any_publisher_would_send() -> None:

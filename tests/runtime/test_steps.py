@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.runtime.toys import Ran, headers, one, run
 from worker import Context, Reject, Retry, Snooze
 from worker.core.copies import STEPS_LIMIT
 from worker.runtime.limiter import Places
+from worker.runtime.result_form import plain_json
 from worker.testing import run_job
 
 # Run once.
@@ -297,3 +298,50 @@ async def test_of_several_steps_only_what_does_not_fit_runs_again() -> None:
 
     assert (await run(body)).status == "succeeded"
     assert ran == ["small", "big", "big"]
+
+
+# The form of results.
+
+
+if TYPE_CHECKING:
+    from somewhere import Client  # type: ignore[import-not-found]
+
+
+class Named(BaseModel):
+    id: int
+
+
+async def typed_though_another_annotation_cannot_be_read(client: Client | None = None) -> Named:
+    return Named(id=7)
+
+
+async def bounded() -> Annotated[int, Field(gt=0)]:
+    return -5
+
+
+async def test_only_the_return_annotation_counts() -> None:
+    async def body(context: Context) -> None:
+        assert await context.step("user", typed_though_another_annotation_cannot_be_read) == Named(id=7)
+        with pytest.raises(ValueError, match="greater than 0"):
+            await context.step("bounded", bounded)
+
+    assert (await run(body)).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "value", [b"bytes", {1, 2}, datetime(2026, 1, 1, tzinfo=UTC), Named(id=1), float("nan"), [b"x"], {"a": {1}}]
+)
+def test_what_is_no_json_is_none_without_an_annotation_that_says_how(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        plain_json(value)
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "ü", "\ud800", [1, [2]], {"a": {"b": None}}, 2**70, []])
+def test_plain_json_stays_what_it_is(value: Any) -> None:
+    plain, size = plain_json(value)
+    assert (plain, type(plain)) == (value, type(value))
+    assert size > 0
+
+
+def test_tuples_and_numbers_as_names_are_taken_as_json_does() -> None:
+    assert plain_json((1, {2: 3}))[0] == [1, {"2": 3}]

@@ -157,9 +157,10 @@ def test_one_that_lets_no_thread_run_is_named_afterwards() -> None:
                         return
 
             await runs(registry)
-        (blocks,) = told(events, BLOCKS)
-        assert (blocks["type"], blocks["id"]) == ("job", "job-7")
-        assert " greedy" in blocks["at"]
+        assert told(events, BLOCKS)
+        for blocks in told(events, BLOCKS):  # a slow machine may need several tries
+            assert (blocks["type"], blocks["id"]) == ("job", "job-7")
+            assert " greedy" in blocks["at"]
 
     uvloop.run(main())
 

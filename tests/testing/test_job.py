@@ -208,7 +208,7 @@ async def test_what_waits_for_real_time_gets_it() -> None:
         return "threaded"
 
     for name, value in (("sleeps", "slept"), ("thread", "threaded")):
-        result = await run_job(registry, name)
+        result = await run_job(registry, name, patience=30)
         assert (result.value, result.seconds) == (value, 0)
 
 

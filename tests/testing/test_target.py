@@ -82,8 +82,8 @@ async def test_requests_bear_the_marks_of_their_job(face: Any) -> None:
 async def test_requests_count_against_the_limit_of_a_job(face: Any) -> None:
     target = FakeTarget()
     target.on("POST", CHARGE).answers(500)
-    result = await run_job(paying(face), "pay", {}, transport=target, max_requests=2)
-    assert (result.status, result.reason, len(target.requests)) == ("dead", "rejected", 2)
+    result = await run_job(paying(face), "pay", {}, transport=target, max_requests=2, attempts=1)
+    assert (result.status, result.reason, len(target.requests)) == ("dead", "attempts_exhausted", 2)
     assert "more than 2 requests" in result.detail
 
 

@@ -30,7 +30,7 @@ from worker.amqp.connecting import (
     rpc,
 )
 from worker.amqp.frames import WireProperties
-from worker.core.broker import PublishFailed, Undeliverable
+from worker.core.broker import PublishFailed, Undeliverable, Unroutable
 from worker.core.message import Outgoing, Properties
 
 log = structlog.get_logger("worker.publish")
@@ -41,6 +41,13 @@ connection is given up first: what the broker has not read of it by then is gone
 
 WATCH_EVERY: Final = 5.0
 
+FRESH_AFTER: Final = 5.0
+"""Seconds after which a connection whose publish was refused is replaced: RabbitMQ 3.10 goes on refusing a channel when
+the queue has long been given room by a change of its limit, and takes from a new one."""
+
+HEADER_FRAME: Final = 24
+"""Bytes of a header frame beside its properties, rounded up."""
+
 Prepare = Callable[[AbstractConnection, str], Awaitable[None]]
 """Called before the first publish to each queue on a connection; may declare it."""
 
@@ -49,8 +56,11 @@ Prepare = Callable[[AbstractConnection, str], Awaitable[None]]
 class _Open:
     connected: Connected
     channel: Channel
+    since: float = field(default_factory=time.monotonic)
     prepared: set[str] = field(default_factory=set)
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: dict[str, float] = field(default_factory=dict)
+    """Since when publishes wait for their confirm, by message id."""
 
 
 class Publisher:
@@ -61,7 +71,7 @@ class Publisher:
         self._prepare = prepare
         self._open: _Open | None = None
         self._opening: asyncio.Task[_Open] | None = None
-        self._waiting: dict[str, float] = {}
+        self._retired: list[_Open] = []
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
         self.blocked = False
@@ -76,6 +86,7 @@ class Publisher:
 
         During an alarm it waits, without a bound: a publish is not sent twice because the first is not read yet.
         """
+        opened: _Open | None = None
         try:
             with loss_as_error():
                 opened = await self._opened()
@@ -85,8 +96,9 @@ class Publisher:
         except PublishError as error:
             if self._open is not None:
                 self._open.prepared.discard(outgoing.queue)
-            raise Undeliverable(f"queue {outgoing.queue!r} does not exist") from error
+            raise Unroutable(f"queue {outgoing.queue!r} does not exist") from error
         except DeliveryError as error:
+            self._retire(opened)
             raise Undeliverable(f"queue {outgoing.queue!r} takes nothing: it is full, or its node is away") from error
         except (Unreachable, Refused, ValueError) as error:
             raise PublishFailed(str(error)) from error
@@ -98,7 +110,8 @@ class Publisher:
         self._closed = True
         await _end(self._opening)
         await _end(self._watching)  # may have been started by the one before: the library swallows cancellations
-        await self._drop(self._open)
+        for opened in (self._open, *self._retired):
+            await self._drop(opened)
 
     async def _opened(self) -> _Open:
         if self._closed:
@@ -155,7 +168,9 @@ class Publisher:
         assert properties.message_id is not None
         user = opened.connected.node.user
         raw = encode_properties(replace(properties, user_id=user))
-        self._waiting[properties.message_id] = time.monotonic()
+        if len(raw) + HEADER_FRAME > opened.connected.frame_max:  # the broker would close the connection all jobs share
+            raise ValueError(f"headers of {len(raw)} bytes do not fit into the connection's frames")
+        opened.waiting[properties.message_id] = time.monotonic()
         try:
             sending = opened.channel.basic_publish(
                 outgoing.message.body,
@@ -167,26 +182,40 @@ class Publisher:
             await _while_open(opened.connected.amqp, sending)
             self.blocked = False
         finally:
-            self._waiting.pop(properties.message_id, None)
+            opened.waiting.pop(properties.message_id, None)
 
     async def _watch(self) -> None:
-        """Give the connection up when a confirm does not come although the broker takes publishes."""
+        """Give a connection up when a confirm does not come although the broker takes publishes."""
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            opened = self._open
-            if opened is None or not self._waiting:
-                continue
-            self.blocked, now = await _is_blocked(opened.connected.amqp), time.monotonic()
-            if self.blocked:
-                self._waiting = dict.fromkeys(self._waiting, now)
-            if now - min(self._waiting.values(), default=now) > CONFIRM_SECONDS:
-                log.error("publish.not_confirmed", seconds=CONFIRM_SECONDS, waiting=len(self._waiting))
-                await self._drop(opened)
+            if self._open is not None and self._open.waiting:
+                self.blocked = await _is_blocked(self._open.connected.amqp)
+                await self._look_after(self._open, blocked=self.blocked)
+            for opened in list(self._retired):
+                if opened.waiting:
+                    await self._look_after(opened, blocked=await _is_blocked(opened.connected.amqp))
+                else:
+                    await self._drop(opened)
+
+    async def _look_after(self, opened: _Open, *, blocked: bool) -> None:
+        now = time.monotonic()
+        if blocked:
+            opened.waiting.update(dict.fromkeys(opened.waiting, now))
+        if now - min(opened.waiting.values(), default=now) > CONFIRM_SECONDS:
+            log.error("publish.not_confirmed", seconds=CONFIRM_SECONDS, waiting=len(opened.waiting))
+            await self._drop(opened)
+
+    def _retire(self, opened: _Open | None) -> None:
+        """Publish on another connection from now on; this one ends when all it still carries is confirmed."""
+        if opened is not None and self._open is opened and time.monotonic() - opened.since > FRESH_AFTER:
+            self._open = None
+            self._retired.append(opened)
 
     async def _drop(self, opened: _Open | None) -> None:
         if self._open is opened:
             self._open = None
         if opened is not None:
+            self._retired = [one for one in self._retired if one is not opened]
             await opened.connected.close()
 
 

@@ -13,7 +13,11 @@ class PublishFailed(Exception):
 
 
 class Undeliverable(PublishFailed):
-    """The broker is there and does not take the message: the queue does not exist, or refuses."""
+    """The broker is there and does not take the message: its queue refuses."""
+
+
+class Unroutable(Undeliverable):
+    """The queue does not exist."""
 
 
 class EpochLost(Exception):

@@ -10,7 +10,7 @@ from typing import Any, Final, assert_never
 
 from worker.core.finished import Elements, Step, decode_steps, fit_steps
 from worker.core.job import Job, Malformed
-from worker.core.message import HEADER_PREFIX, Message, Outgoing, Properties, Undecodable
+from worker.core.message import Message, Outgoing, Properties, Undecodable, own_headers
 from worker.core.outcome import DETAIL_LIMIT, Reason
 from worker.core.policy import DeadLetter, Park
 from worker.core.topology import Topology
@@ -22,9 +22,6 @@ HISTORY_LIMIT: Final = 100
 NAMES_IN_DETAIL: Final = 10
 USER_ID_ROOM: Final = 256
 """The connection that publishes adds its user: a short string."""
-
-BROKER_HEADERS: Final = frozenset({"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"})
-BROKER_PREFIXES: Final = ("x-death", "x-first-death-", "x-last-death-", "x-opt-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +96,6 @@ def history_entry(job: Job, result: str, *, started: float, seconds: float) -> s
     """One attempt that ran, in a line: number, start (UTC), duration, how it ended."""
     when = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return _unicode(f"{job.attempt} {when} {seconds:.3f}s {result}"[:120])
-
-
-def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers a copy may keep: the publisher's own, neither the broker's nor the worker's."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name not in BROKER_HEADERS and not name.startswith(BROKER_PREFIXES) and not name.startswith(HEADER_PREFIX)
-    }
 
 
 def forgets(copy: Outgoing, job: Job) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from worker.core import strict_json
 from worker.core.finished import Step, decode_steps
-from worker.core.message import HEADER_PREFIX, Message, Properties, Undecodable
+from worker.core.message import Message, Properties, Undecodable, own_headers
 from worker.core.outcome import Reason
 
 MAX_ID: Final = 200
@@ -54,7 +54,7 @@ class Job:
     @property
     def headers(self) -> dict[str, Any]:
         """The publisher's own headers."""
-        return {name: value for name, value in self.properties.headers.items() if not name.startswith(HEADER_PREFIX)}
+        return own_headers(self.properties.headers)
 
 
 @dataclass(frozen=True, slots=True)

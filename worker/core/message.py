@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 HEADER_PREFIX: Final = "x-worker-"
+BROKER_HEADERS: Final = frozenset({"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"})
+BROKER_PREFIXES: Final = ("x-death", "x-first-death-", "x-last-death-", "x-opt-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,13 @@ class Message:
 class Outgoing:
     """A message on its way to a queue, by the default exchange.
 
-    An `optional` one is given up, and logged, when its queue does not take it: it never holds its job back.
+    It is published again and again until it is confirmed. What is only needed `if_routable` is given up when its queue
+    turns out to be missing, `if_taken` also when its queue refuses it.
     """
 
     queue: str
     message: Message
-    optional: bool = False
+    needed: Literal["always", "if_routable", "if_taken"] = "always"
 
 
 class Epoch:
@@ -101,3 +104,13 @@ class Delivery:
             return 0
         count = self.message.properties.headers.get("x-delivery-count")
         return count if isinstance(count, int) else 0
+
+
+def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The publisher's own headers: neither the broker's nor the worker's. These a copy may keep."""
+    return {name: value for name, value in headers.items() if not is_reserved(name)}
+
+
+def is_reserved(header: str) -> bool:
+    """Whether a header of that name is the broker's or the worker's to write."""
+    return header in BROKER_HEADERS or header.startswith((*BROKER_PREFIXES, HEADER_PREFIX))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from worker.core.copies import own_headers
-from worker.core.message import Message, Outgoing, Properties
+from worker.core.message import Message, Outgoing, Properties, own_headers
 
 KEPT: Final = ("x-worker-steps", "x-worker-history")
 """What a replayed job still knows of its earlier life, when the letter may be believed."""

@@ -11,11 +11,20 @@ from typing import Any, Final, Literal
 
 from worker.core.job import safe_id
 from worker.core.message import Message, Outgoing, Properties
-from worker.core.outcome import Reason
+from worker.core.outcome import DETAIL_LIMIT, Reason
 from worker.core.topology import Topology
 
 RESULT_LIMIT: Final = 256 * 1024
 """Longest result as JSON, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a handler returned as plain JSON, and its size in bytes; or None, and the fault that keeps it from that."""
+
+    plain: Any = None
+    size: int = 0
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,32 +41,32 @@ class Result:
     attempts: int
     reason: Reason | None = None
     detail: str = ""
-    read_value: Callable[[], tuple[Any, str]] = lambda: (None, "")
-    """Gives the value, or None and what kept it from being JSON; called when first needed, for few jobs are asked."""
+    read_value: Callable[[], Value] = Value
+    """Called when the value is first needed, for few jobs are asked for it."""
 
     @property
     def value(self) -> Any:
-        return self._read[0]
+        return self._value.plain
 
     @cached_property
-    def _read(self) -> tuple[Any, str]:
+    def _value(self) -> Value:
         return self.read_value()
 
     def as_dict(self) -> dict[str, Any]:
         """What is sent: at most 256 KiB as JSON, a larger value becomes `{"truncated": bytes}`."""
-        value, fault = self._read
         told = {
             "id": self.id,
             "type": self.type,
             "status": self.status,
             "attempts": self.attempts,
-            "value": value,
+            "value": None,
             "reason": self.reason,
-            "detail": self.detail or fault or None,
+            "detail": (self.detail or self._value.fault)[:DETAIL_LIMIT] or None,
         }
-        if value is not None and (size := len(encoded(told))) > RESULT_LIMIT:
-            told["value"] = {"truncated": size - len(encoded(told | {"value": None})) + len("null")}
-        return told
+        room = RESULT_LIMIT - len(encoded(told)) + len("null")
+        # Of megabytes the size is known: they are not written out to be thrown away.
+        size = self._value.size if self._value.size > room else len(encoded(self.value))
+        return told | {"value": {"truncated": size} if size > room else self.value}
 
 
 def encoded(value: Any) -> bytes:
@@ -85,7 +94,7 @@ def reply_message(result: Result, properties: Properties) -> Outgoing:
         correlation_id=properties.correlation_id,
         content_type="application/json",
     )
-    return Outgoing(properties.reply_to, Message(encoded(result.as_dict()), reply), optional=True)
+    return Outgoing(properties.reply_to, Message(encoded(result.as_dict()), reply), needed="if_taken")
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import accumulate
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64
@@ -29,8 +30,7 @@ def loads(body: bytes) -> Any:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark")
-    _check_depth(text)
-    _check_values(text)
+    _check_structure(text)
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
@@ -60,37 +60,35 @@ def _decode(text: str) -> Any:
 
 # A string without an end matches as well: were it tried anew from each of its quotes, the scan would be quadratic.
 # Possessive, because each character the scan could come back to would cost it some hundred bytes.
-_STRING: Final = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
-_STRUCTURE: Final = re.compile(_STRING + r"|[\[{]|[\]}]", re.DOTALL)
-# A value follows each comma, and each bracket that is not closed at once.
-_VALUE: Final = re.compile(_STRING + r"|(,|[\[{](?![ \t\r\n]*+[\]}]))", re.DOTALL)
+_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS: Final = re.compile(r"[^\[\]{}]+")
+_SPACES: Final = dict.fromkeys(map(ord, " \t\r\n"))
+_LEVELS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-def _check_depth(text: str) -> None:
-    # A bound from above by counting brackets is enough to skip the scan for nearly every body.
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+def _check_structure(text: str) -> None:
+    """Depth and number of values, before anything is built of them."""
+    openings = text.count("[") + text.count("{")
+    # Bounds from above, which are enough for nearly every body.
+    if openings <= MAX_DEPTH and openings + text.count(",") <= MAX_VALUES:
         return
-    depth = 0
-    for token in _STRUCTURE.finditer(text):
-        if token[0] in ("[", "{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"more than {MAX_DEPTH} levels")
-        elif token[0] in ("]", "}"):
-            depth -= 1
+    bare = _STRING.sub("s", text).translate(_SPACES)  # a letter stands for each, so that ["a"] is not empty
+    if _values(bare) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
+    if _depth(bare) > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} levels")
 
 
-def _check_values(text: str) -> None:
-    # Before anything is built of them. As above, most bodies need no scan.
-    if text.count(",") + text.count("[") + text.count("{") <= MAX_VALUES:
-        return
-    values = 0
-    for token in _VALUE.finditer(text):
-        if token.lastindex:
-            values += 1
-            if values > MAX_VALUES:
-                raise ValueError(f"more than {MAX_VALUES} values")
+def _depth(bare: str) -> int:
+    brackets = _NO_BRACKETS.sub("", bare)
+    return max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0)
+
+
+def _values(bare: str) -> int:
+    """A value follows each comma, and each bracket that is not closed at once."""
+    empty = sum(map(bare.count, ("[]", "{}", "[}", "{]")))
+    return bare.count(",") + bare.count("[") + bare.count("{") - empty
 
 
 def _integer(text: str) -> int:

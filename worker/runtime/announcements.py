@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from worker.core.job import Job, Malformed
 from worker.core.message import Message, Outgoing, Properties
 from worker.core.outcome import Reject, Succeeded
 from worker.core.policy import Ack, DeadLetter, Disposition
-from worker.core.result import ReplyRules, Result, encoded, reply_message
+from worker.core.result import ReplyRules, Result, Value, encoded, reply_message
 from worker.core.strict_json import loads
 from worker.runtime.attempt import NOT_VALIDATED, Attempt
 from worker.runtime.ends import error_name, trouble_of
@@ -83,7 +83,7 @@ class Announcements:
         try:
             child = callback(payload, result)
             return () if child is None else (self._child(child, job),)
-        except Exception as error:  # noqa: BLE001 - whatever a callback function raises
+        except BaseException as error:  # noqa: BLE001 - whatever a callback function raises, a SystemExit too
             told = {"reason": error.detail} if isinstance(error, Reject) else trouble_of(error)
             log.error("callback.failed", id=job.id, type=job.type, **told)  # noqa: TRY400 - a trace repeats values
             self.telemetry.callback_failed()
@@ -93,7 +93,9 @@ class Announcements:
         body = encoded(child.payload)
         loads(body)  # several results in one may be more than a job may hold: rather none than one that is malformed
         queue, traceparent = self.rules.topology.name, child_traceparent(job)
-        return child.message(job, body, queue=queue, now=self.now(), traceparent=traceparent)
+        message = child.message(job, body, queue=queue, now=self.now(), traceparent=traceparent)
+        # A queue of somebody else that is not there must not hold up what is done.
+        return message if message.queue == queue else replace(message, needed="if_routable")
 
 
 def _validated(attempt: Attempt, registration: Registration) -> Any:
@@ -114,9 +116,10 @@ def _result(end: Ack | DeadLetter, attempt: Attempt, registration: Registration)
     return Result(job.id, job.type, "succeeded", attempt.made, read_value=read_value)
 
 
-def plain_value(registration: Registration, value: Any) -> tuple[Any, str]:
-    """What a handler returned as plain JSON, or None and why not."""
+def plain_value(registration: Registration, value: Any) -> Value:
+    """What a handler returned as plain JSON, or why it is none: by then the job is done, whatever that may raise."""
     try:
-        return result_form(registration.handler).to_json(value)[0], ""
-    except (TypeError, ValueError) as error:
-        return None, f"the handler returned {type(value).__name__}, which cannot travel as JSON ({error_name(error)})"
+        return Value(*result_form(registration.handler).to_json(value))
+    except Exception as error:  # noqa: BLE001 - a model's own serializers are a handler's code
+        kind = type(value).__name__
+        return Value(fault=f"the handler returned {kind}, which cannot travel as JSON ({error_name(error)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -15,8 +16,9 @@ import structlog
 from worker.core.child import ChildJob
 from worker.core.finished import MOST_ELEMENTS
 from worker.core.job import Job
-from worker.core.outcome import Reject
+from worker.core.outcome import Retry
 from worker.core.result import encoded
+from worker.core.strict_json import loads
 from worker.runtime.bodies import UNSET, encoded_body, has_header, with_query
 from worker.runtime.fan_out import FanOut
 from worker.runtime.gathering import gather_all
@@ -40,7 +42,7 @@ _current: ContextVar[Context | None] = ContextVar("worker_context", default=None
 class Context:
     """One attempt of one job, as its handler sees it."""
 
-    def __init__(self, job: Job, tools: Tools, state: Any = None) -> None:
+    def __init__(self, job: Job, tools: Tools, state: Any = None, *, timeout: float = math.inf) -> None:
         self.job = job
         self.state = state
         self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger("worker.job")
@@ -48,8 +50,10 @@ class Context:
         self._steps = Steps(job.steps)
         self._runner = StepRunner(tools)
         self._outside_steps = Numbered("request")
+        self._published: set[str] = set()
         self._requests = 0
         self._network = 0.0
+        self._ends = tools.clock.monotonic() + timeout
 
     @property
     def http(self) -> httpx.AsyncClient:
@@ -64,6 +68,11 @@ class Context:
     def step_timeout(self) -> float:
         """Seconds one try of a step gets, and one request, when they name no timeout."""
         return self._tools.step_timeout
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until this attempt is ended by its timeout; infinite outside a run."""
+        return max(0.0, self._ends - self._tools.clock.monotonic())
 
     @property
     def max_requests(self) -> int:
@@ -154,9 +163,10 @@ class Context:
     def release(self, name: str) -> None:
         """Say that the result of a finished step or map is needed no more, in no later attempt either.
 
-        When a job's headers get full such results are the first to go; the mark that the step is done stays. A step
-        whose result was dropped gives None in a later attempt, a map None for such elements. So release what was made
-        of it too, or keep it: a step whose own result is too large to travel runs again, and would be given None.
+        To be said in every attempt. When a job's headers get full such results are the first to go; the mark that the
+        step is done stays. A step whose result was dropped gives None in a later attempt, a map None for such elements.
+        So release what was made of it too, or keep it: a step whose own result is too large to travel runs again, and
+        would be given None.
         """
         self._steps.release(name)
 
@@ -182,7 +192,12 @@ class Context:
         TypeError names a payload that cannot be JSON, a ValueError what else cannot be published.
         """
         child = ChildJob(name, type, payload, headers or {}, delay, deadline, queue)
-        return await self.step(name, self._publish, child)
+        done = self._steps.result(name)
+        if name in self._published or (done is not None and done.value != child.id(self.job)):
+            raise ValueError(f"{name!r} names a step or a child of this job already: give each its own name")
+        published = await self.step(name, self._publish, child)
+        self._published.add(name)
+        return published
 
     async def run_cpu(self, fn: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any) -> T:
         """What `fn(*args, **kwargs)` returns, computed in another process, so that it does not hold up the loop.
@@ -237,6 +252,7 @@ class Context:
     async def _publish(self, child: ChildJob) -> str:
         try:
             body = encoded(child.payload)
+            loads(body)  # what a job may hold
         except (TypeError, ValueError) as error:
             raise TypeError(f"the payload of child job {child.name!r} cannot travel as JSON: {error}") from None
         traceparent = child_traceparent(self.job)
@@ -249,7 +265,8 @@ class Context:
     async def outgoing(self, request: Request) -> AsyncIterator[Request]:
         """What every request of this job passes: its place among the steps, its count, its marks."""
         if self._requests >= self._tools.max_requests:
-            raise Reject(f"more than {self._tools.max_requests} requests in one attempt (WORKER_MAX_REQUESTS)")
+            # Quick tries count as well: with what is finished by now, the next attempt may do with fewer.
+            raise Retry(f"more than {self._tools.max_requests} requests in one attempt (WORKER_MAX_REQUESTS)")
         self._requests += 1
         # Marked before it waits: the order of the calls is what a repeat has in common with this attempt.
         marked = replace(request, headers=self._marked(request.headers))

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from worker.core.job import Job
-from worker.core.outcome import Failed, Interrupted, Outcome, Succeeded
+from worker.core.outcome import Failed, Interrupted, Outcome, Reject, Succeeded
 from worker.runtime.attempt import Ended
 from worker.runtime.clock import Clock
 from worker.runtime.context import Context, enter
@@ -50,7 +50,8 @@ class LocalExecutor:
         self._state = state
 
     def start(self, job: Job, registration: Registration, payload: Any, timeout: float) -> LocalRun:
-        return LocalRun(Context(job, self._tools, self._state), registration, payload, timeout, self._tools.clock)
+        context = Context(job, self._tools, self._state, timeout=timeout)
+        return LocalRun(context, registration, payload, timeout, self._tools.clock)
 
 
 class LocalRun:
@@ -130,7 +131,8 @@ class LocalRun:
 
     def _name(self, task: asyncio.Task[Any]) -> Outcome:
         if self._stopped_as is not None:
-            return self._stopped_as  # whatever the handler made of its cancellation, it is no success
+            # Whatever the handler made of its cancellation, it is no success. That it may never run again is its word.
+            return outcome_of(error) if isinstance(error := _raised(task), Reject) else self._stopped_as
         if task.cancelled():
             return Failed("CancelledError raised by the handler itself")
         ended = task.result()
@@ -141,6 +143,12 @@ class LocalRun:
 
     def _trouble(self) -> dict[str, str]:
         return {} if self._error is None else trouble_of(self._error)
+
+
+def _raised(task: asyncio.Task[Any]) -> BaseException | None:
+    """What the handler raised, if it has ended so."""
+    ended = task.result() if task.done() and not task.cancelled() else None
+    return ended.error if isinstance(ended, _Raised) else None
 
 
 class _Raised:

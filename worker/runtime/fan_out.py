@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 PASSED_AT_ONCE: Final = 100
-"""Elements that an earlier attempt finished are passed over in groups of so many; in between the loop turns."""
+"""Items are compared with what an earlier attempt finished in groups of so many; in between the loop turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +37,47 @@ class FanOut(Generic[Item, T]):
 
     async def run(self, concurrency: int) -> list[T]:
         """All results in order. When one fails none is started any more, and those in flight are awaited."""
-        todo = iter(range(len(self.items)))
-        results: dict[int, T] = {}
-        failed = False
+        results = await self._remembered()
+        todo = iter([number for number in range(len(self.items)) if number not in results])
+        lanes = min(concurrency, len(self.items) - len(results))
+        has_failed = asyncio.Event()
 
         async def lane() -> None:
-            nonlocal failed
-            for number in todo:
-                if failed:
-                    return
-                try:
-                    results[number] = await self._element(number)
-                except BaseException:
-                    failed = True
-                    raise
+            with contextlib.suppress(_NotStarted):
+                for number in todo:
+                    results[number] = await self._element(number, has_failed)
 
-        await gather_all(lane() for _ in range(min(concurrency, len(self.items))))
+        await gather_all(lane() for _ in range(lanes))
         return [results[number] for number in range(len(self.items))]
 
-    async def _element(self, number: int) -> T:
-        item = self.items[number]
-        digest = item_digest(item)
-        if (done := self.fan.result(number, digest)) is not None:
-            if number % PASSED_AT_ONCE == 0:
+    async def _remembered(self) -> dict[int, T]:
+        """What an earlier attempt finished; the loop turns in between."""
+        results: dict[int, T] = {}
+        for number, item in enumerate(self.items):
+            if number % PASSED_AT_ONCE == PASSED_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            remembered: T = self.form.read_back(done)
-            return remembered
-        name = f"{self.name}/{number}"
+            if (done := self.fan.result(number, item_digest(self.name, item))) is not None:
+                results[number] = self.form.read_back(done)
+        return results
+
+    async def _element(self, number: int, has_failed: asyncio.Event) -> T:
+        item, name = self.items[number], f"{self.name}/{number}"
         key = self.key(item) if callable(self.key) else self.key
-        call = functools.partial(self.fn, item)
-        value = await self.runner.run(name, call, timeout=self.timeout, retry=self.retry, key=key)
-        plain, size, value = self.form.travelled(name, value)
-        self.fan.remember(number, digest, plain, size)
+
+        async def call() -> T:
+            if has_failed.is_set():  # while this one waited for its place, or for its next try
+                raise _NotStarted
+            return await self.fn(item)
+
+        try:
+            value = await self.runner.run(name, call, timeout=self.timeout, retry=self.retry, key=key)
+            plain, size, value = self.form.travelled(name, value)
+            self.fan.remember(number, item_digest(self.name, item), plain, size)
+        except BaseException:
+            has_failed.set()
+            raise
         return value
+
+
+class _NotStarted(Exception):
+    """Another element has failed before this one could begin."""

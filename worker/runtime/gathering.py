@@ -20,23 +20,41 @@ async def gather_all(work: Iterable[Coroutine[Any, Any, Any]]) -> tuple[Any, ...
     loop, current = asyncio.get_running_loop(), asyncio.current_task()
     # By the name of its task a job is found that blocks the loop.
     name = current.get_name() if current is not None else None
-    tasks = [loop.create_task(_ended(one), name=name) for one in work]
+    gravest = _Gravest()
+    tasks = [loop.create_task(_ended(one, gravest), name=name) for one in work]
     try:
-        ended = await asyncio.gather(*tasks)
+        results = await asyncio.gather(*tasks)
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
-    if errors := [error for _, error in ended if error is not None]:
-        raise heaviest(errors)
-    return tuple(value for value, _ in ended)
+    if gravest.error is not None:
+        raise gravest.error
+    return tuple(results)
 
 
-async def _ended(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """The value or the error of `work`. A SystemExit that leaves a task would end the event loop."""
+class _Gravest:
+    """The gravest error so far. Of the others nothing is kept: their frames may hold megabytes each."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def note(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+            return
+        self.error = heaviest([self.error, error])
+        for other in (error, self.error):
+            if other is not self.error:
+                other.__traceback__ = None
+
+
+async def _ended(work: Coroutine[Any, Any, T], gravest: _Gravest) -> T | None:
+    """The value of `work`; its error is noted. A SystemExit that leaves a task would end the event loop."""
     try:
-        return await work, None
-    except BaseException as error:  # noqa: BLE001 - gather() raises the gravest of them, whatever it is
-        return None, error
+        return await work
+    except BaseException as error:  # noqa: BLE001 - gather_all() raises the gravest of them, whatever it is
+        gravest.note(error)
+        return None
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -15,7 +15,7 @@ from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
 from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed
-from worker.core.policy import SUSPECT_DELIVERIES, DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
+from worker.core.policy import DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
 from worker.core.report import AttemptReport
 from worker.runtime.announcements import Announcements
 from worker.runtime.attempt import NOT_VALIDATED, Attempt
@@ -216,8 +216,12 @@ class Pipeline:
         record.job = job
         if self._stopping:
             return await self._given_back(record)
-        count = record.delivery.delivery_count  # now: a redelivery that joins counts what this run has survived
-        arrival = on_arrival(job, now=self._clock.now(), delivery_count=count, suspect_lane=self._rules.suspect_lane)
+        arrival = on_arrival(
+            job,
+            now=self._clock.now(),
+            delivery_count=record.delivery.delivery_count,
+            suspect_lane=self._rules.suspect_lane,
+        )
         registration = self._registry.find(job.type)
         rules = self._rules.for_type(registration)
         if arrival is not None:
@@ -225,7 +229,7 @@ class Pipeline:
         else:
             attempt = await self._attempt(record, job, registration, rules)
             settled = self._settle_as(self._decide(attempt, rules), attempt, rules)
-        return self._announced(count, registration, *settled)
+        return self._announced(record, registration, *settled)
 
     async def _attempt(self, record: Record, job: Job, registration: Registration, rules: TypeRules) -> Attempt:
         """Admit and run; every end is named, the worker's own faults included."""
@@ -323,7 +327,7 @@ class Pipeline:
         )
         self._telemetry.attempt_finished(report)
         message = record.delivery.message
-        return self._settlements.of_malformed(message, malformed).followed_by(
+        return self._settlements.of_malformed(message, malformed).announced_by(
             self._announcements.of_malformed(message, malformed)
         )
 
@@ -335,11 +339,16 @@ class Pipeline:
         return attempt, final, settlement
 
     def _announced(
-        self, count: int, registration: Registration, attempt: Attempt, final: Disposition, settlement: Settlement
+        self, record: Record, registration: Registration, attempt: Attempt, final: Disposition, settlement: Settlement
     ) -> Settlement:
-        # In the lane the validator is a suspect as well: what it does to this process must not be repeated for ever.
-        trusted = not self._rules.suspect_lane or count < SUSPECT_DELIVERIES
-        return settlement.followed_by(self._announcements.of(final, attempt, registration, may_validate=trusted))
+        # A validator may be what kills: then it must not be tried here, where the neighbours are.
+        is_killer = isinstance(final, DeadLetter) and final.reason == "crashed_worker"
+        try:
+            messages = self._announcements.of(final, attempt, registration, may_validate=not is_killer)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not change how the job ended
+            log.error("announcements.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
+            return settlement
+        return settlement.announced_by(messages)
 
 
 def _queued(job: Job, delivery: Delivery, now: float, started: float) -> float | None:

@@ -8,8 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, ClassVar, Final, get_type_hints
+from typing import Any, ClassVar, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +16,7 @@ from worker.core.child import ChildJob
 from worker.core.outcome import Reason, Reject, Retry
 from worker.core.result import Result
 from worker.core.units import parse_duration
+from worker.runtime.annotations import annotation_of
 from worker.runtime.payload import explain_validation
 from worker.runtime.threads import in_thread
 
@@ -171,18 +171,13 @@ def _registration(
 
 
 def _annotation(type: str, handler: Handler, parameter: inspect.Parameter) -> Any:
-    """The annotation of that parameter alone: the others may name what only a type checker imports."""
-    if parameter.annotation is inspect.Parameter.empty:
-        return Any
-    one = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        hints = get_type_hints(one, globalns=inspect.unwrap(handler).__globals__, include_extras=True)
+        return annotation_of(handler, parameter.name)
     except NameError as error:
         raise TypeError(
             f"handler of {type!r}: the annotation of {parameter.name!r} cannot be read, {error}:"
             " define it at the top of a module, outside of functions and of TYPE_CHECKING"
         ) from None
-    return hints[parameter.name]
 
 
 @functools.lru_cache(maxsize=64)

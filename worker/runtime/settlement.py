@@ -30,9 +30,9 @@ class Settlement:
     copies: tuple[Outgoing, ...]
     finish: Finish
 
-    def followed_by(self, messages: tuple[Outgoing, ...]) -> Settlement:
-        """The same, with more to be confirmed before the word."""
-        return replace(self, copies=self.copies + messages) if messages else self
+    def announced_by(self, messages: tuple[Outgoing, ...]) -> Settlement:
+        """The same, with more to be confirmed: before the copies, since after those a drain may not give back."""
+        return replace(self, copies=messages + self.copies) if messages else self
 
 
 ACK = Settlement((), "ack")

@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 import structlog
 
-from worker.core.broker import Broker, EpochLost, PublishFailed, Undeliverable
+from worker.core.broker import Broker, EpochLost, PublishFailed, Undeliverable, Unroutable
 from worker.core.message import Delivery, Epoch, Outgoing
 from worker.runtime.clock import Clock
 from worker.runtime.inflight import InFlight, Phase, Record
@@ -125,12 +125,16 @@ class Settler:
         try:
             await self._broker.publish(copy)
         except Undeliverable as error:
-            if not copy.optional:
+            if copy.needed == "if_taken":
+                log.warning("reply.undeliverable", reason=str(error))
+                self._telemetry.reply_ended("undeliverable")
+            elif copy.needed == "if_routable" and isinstance(error, Unroutable):
+                log.error("callback.undeliverable", reason=str(error))  # noqa: TRY400 - the text says it all
+                self._telemetry.callback_failed()
+            else:
                 raise
-            log.warning("reply.undeliverable", reason=str(error))
-            self._telemetry.reply_ended("undeliverable")
         else:
-            if copy.optional:
+            if copy.needed == "if_taken":
                 self._telemetry.reply_ended("sent")
 
     async def _hold(self, queue: str, error: str, pause: float) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from worker.core.finished import Element, Elements, Finished, Step, digest
 from worker.core.outcome import Reject
@@ -26,7 +27,7 @@ class Steps:
     @property
     def finished(self) -> Mapping[str, Step]:
         """What travels with the job."""
-        return self._finished | {name: fan.finished for name, fan in self._fans.items()}
+        return self._finished | {name: fan.finished for name, fan in self._fans.items() if fan.any_done}
 
     def result(self, name: str) -> Finished | None:
         """What an earlier run of the step left; None when it has to run."""
@@ -34,6 +35,7 @@ class Steps:
 
     def begin(self, name: str) -> None:
         """Claim the name. A ValueError when it is in use: the two would share one result."""
+        _check_name(name)
         if name in self._running:
             raise ValueError(f"step {name!r} is running already: give every step of a job its own name")
         if name in self._fans:
@@ -50,6 +52,7 @@ class Steps:
 
     def fan(self, name: str) -> Fan:
         """The memory of a fan-out, whose name is claimed as a step's is."""
+        _check_name(name)
         if name in self._finished or name in self._running:
             raise ValueError(f"{name!r} is a step or a map of this job already: give each its own name")
         self._running.add(name)
@@ -86,6 +89,10 @@ class Fan:
         self.needed = True
 
     @property
+    def any_done(self) -> bool:
+        return bool(self._done)
+
+    @property
     def finished(self) -> Elements:
         return Elements(dict(self._done), self.needed, self._dropped)
 
@@ -100,13 +107,28 @@ class Fan:
         self._done[number] = Element(item, value, size=size)
 
 
-def item_digest(item: Any) -> bytes:
-    """What tells `item` from others: by its JSON, or by its type alone where it has none."""
+def item_digest(name: str, item: Any) -> bytes:
+    """What tells `item` of the map `name` from others: its JSON, where a part that has none counts by its type.
+
+    A TypeError for an item that has none at all: it could not be told from the others.
+    """
+    nameless = False
+
+    def by_type(part: Any) -> str:
+        nonlocal nameless
+        nameless = nameless or part is item
+        return type(part).__qualname__
+
     try:
-        return digest(to_json(item, fallback=_type_name))
-    except (ValueError, PydanticSerializationError):
-        return digest(_type_name(item).encode())
+        content = to_json(item, bytes_mode="base64", fallback=by_type)
+    except ValueError:  # lone surrogates, which UTF-8 cannot hold
+        content = json.dumps(item, default=by_type).encode("ascii")
+    if nameless:
+        kind = type(item).__name__
+        raise TypeError(f"an item of map {name!r} is {kind}, which is no JSON: give what tells it apart, as (id, item)")
+    return digest(content)
 
 
-def _type_name(value: Any) -> str:
-    return type(value).__qualname__
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a step must be text, not {name!r}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as jsonlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import httpx
+
+
+_MAY_BE_SENT: Final = "worker_may_be_sent"
 
 
 class RequestError(Exception):
@@ -42,6 +46,19 @@ class StatusError(RequestError):
     def __init__(self, response: Response) -> None:
         super().__init__(f"status {response.status}")
         self.response = response
+
+
+def mark_sent(cancelled: asyncio.CancelledError) -> None:
+    """Note that a request which was cancelled may have been sent.
+
+    On the very object that goes on its way, for whoever ends a timeout tests for that type and no other.
+    """
+    cancelled.__dict__[_MAY_BE_SENT] = True
+
+
+def may_be_sent(error: BaseException) -> bool:
+    """Whether an error is, or its cause is, the cancellation of a request that may have been sent."""
+    return any(one is not None and _MAY_BE_SENT in vars(one) for one in (error, error.__cause__))
 
 
 class Headers(Mapping[str, str]):

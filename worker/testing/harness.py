@@ -65,7 +65,8 @@ class Harness:
     An async context manager. `transport` is what requests go to (a `FakeTarget`, for instance); without one a request
     is an error. `attempts`, `backoff`, `timeout` and `max_age` outweigh what the handlers registered, `limits` bounds
     keys by name (jobs and steps at once). Times are seconds, or text such as "5m". `chance` gives the jitter of the
-    backoff, from [0, 1). `places` and `rules` stand for all the words of that kind.
+    backoff, from [0, 1). `places` and `rules` stand for all the words of that kind. `patience` is for how many real
+    seconds something real (a socket, a thread) is waited for without news, before the clock moves on.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Harness:
         rules: Rules | None = None,
         telemetry: Telemetry | None = None,
         chance: Callable[[], float] = lambda: 0.5,
+        patience: float = 0.05,
     ) -> None:
         ids = itertools.count(1)
         self.clock = ManualClock()
@@ -105,6 +107,7 @@ class Harness:
         self._step_timeout = seconds(step_timeout)
         self._max_requests = max_requests
         self._chance = chance
+        self._patience = patience
         self._fresh_id = lambda: f"id-{next(ids)}"
         self._lifespan = registry.running()
         self.watching: Watching
@@ -149,7 +152,7 @@ class Harness:
         """A message as another system would publish it."""
         self.broker.put(json.dumps(payload).encode(), Properties(type=type, message_id=id, **properties))
 
-    async def until_quiet(self, *, patience: float = 0.05, longest: float = 60 * 86400) -> None:
+    async def until_quiet(self, *, patience: float | None = None, longest: float = 60 * 86400) -> None:
         """Carry every job to its end, moving the clock over all waits (at most `longest` seconds of them).
 
         While a handler waits for something real (a socket, a thread, `asyncio.sleep`), real time passes too: only when
@@ -159,7 +162,7 @@ class Harness:
         until = self.clock.now() + longest
         while not await self._quiet():
             self._check_target()
-            if self.pipeline.running and await self._progress(patience):
+            if self.pipeline.running and await self._progress(self._patience if patience is None else patience):
                 continue
             due = self.clock.next_due
             if due is None or self.clock.now() + due > until:

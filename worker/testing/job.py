@@ -11,6 +11,7 @@ from worker.core.job import safe_id
 from worker.core.message import Message, Outgoing, Properties
 from worker.core.replay import NotReplayable, replay_copy
 from worker.core.report import AttemptReport
+from worker.core.result import Value
 from worker.runtime.registry import Registry
 from worker.runtime.transport import Transport
 from worker.testing.harness import Harness
@@ -109,8 +110,8 @@ async def _ended(harness: Harness, id: str, reply_to: str | None) -> JobResult:
     reports = tuple(harness.reports.all)
     ran = [report for report in reports if report.ran]
     dead = harness.broker.dead
-    value, why_none = harness.watching.returned.get(id, (None, ""))
-    reason, detail = _why(dead[0]) if dead else (None, why_none)
+    returned = harness.watching.returned.get(id, Value())
+    reason, detail = _why(dead[0]) if dead else (None, returned.fault)
     return JobResult(
         status="dead" if dead else "succeeded",
         attempts=ran[-1].attempt if ran else 0,
@@ -119,7 +120,7 @@ async def _ended(harness: Harness, id: str, reply_to: str | None) -> JobResult:
         reason=reason,
         detail=detail,
         dead_letter=dead[0] if dead else None,
-        value=None if dead else value,
+        value=None if dead else returned.plain,
         waits=tuple(one.next_in for one in reports if one.next_in is not None and one.reason != "not_before"),
         requests=sum(report.requests for report in ran),
         published=tuple(one for one in aside.published if one.queue != reply_to),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from worker.core.broker import EpochLost, Lane, Undeliverable
+from worker.core.broker import EpochLost, Lane, Undeliverable, Unroutable
 from worker.core.message import Delivery, Epoch, Message, Outgoing, Properties
 from worker.core.topology import Topology
 from worker.testing.clock import ManualClock
@@ -76,7 +76,7 @@ class MemoryBroker:
         if self.aside(outgoing):
             return
         if outgoing.queue not in self._queues:
-            raise Undeliverable(f"no queue {outgoing.queue!r}")
+            raise Unroutable(f"no queue {outgoing.queue!r}")
         if outgoing.queue in self.refusing:
             raise Undeliverable(f"queue {outgoing.queue!r} refuses")
         properties = outgoing.message.properties

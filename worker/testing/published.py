@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.core.copies import own_headers
-from worker.core.message import Outgoing, Properties
+from worker.core.message import Outgoing, Properties, own_headers
 from worker.runtime.clock import Clock
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from worker.runtime.bodies import UNSET, encoded_body, has_header
 from worker.runtime.clock import Clock, SystemClock
 from worker.runtime.context import job_gate
-from worker.runtime.transport import Headers, Limits, MaybeSent, NotSent, Request, RequestTimeout, Response
+from worker.runtime.transport import Headers, Limits, MaybeSent, NotSent, Request, RequestTimeout, Response, mark_sent
 
 if TYPE_CHECKING:
     import httpx
@@ -193,6 +193,9 @@ class FakeTarget:
                 if not late.expired():
                     raise
                 raise RequestTimeout(f"no whole answer within {marked.timeout:g} s") from None
+            except asyncio.CancelledError as cancelled:
+                mark_sent(cancelled)
+                raise
 
     def is_transient(self, error: BaseException) -> bool:
         """As the real way out: connection errors, timeouts, and the statuses that are retried."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from worker.core.job import Job
+from worker.core.result import Value
 from worker.runtime.announcements import plain_value
 from worker.runtime.context import Context
 from worker.runtime.executor import Executor, Run
@@ -17,7 +18,7 @@ class Watching:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self.returned: dict[str, tuple[Any, str]] = {}
+        self.returned: dict[str, Value] = {}
         self.raised: dict[str, list[BaseException]] = {}
 
     def start(self, job: Job, registration: Registration, payload: Any, timeout: float) -> Run:
