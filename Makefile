@@ -96,6 +96,11 @@ faults: setup have-broker ## every fault of the matrix, also those that take lon
 soak: setup have-broker ## random faults under load, and one summary (JOBS=5000 SEED=1 RATE=100)
 	@$(BIN)/python -m tests.faults.soak $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 
+.PHONY: simulate
+SEEDS ?= 0..5000
+simulate: setup ## jobs, faults and restarts by chance on a simulated broker (SEEDS=0..5000, one seed: SEEDS="-v 17")
+	@$(BIN)/python -m tests.simulation $(SEEDS)
+
 .PHONY: demo
 demo: setup ## a broker, a worker and a target on this machine, with jobs going through
 	@$(BIN)/python -m worker.dev.node fetch
@@ -112,7 +117,7 @@ have-broker: setup
 
 # Everything that needs a broker, in a chroot with a Debian that has RabbitMQ 4. Root, or nothing: see docs/development.md.
 .PHONY: test-rabbitmq-4
-test-rabbitmq-4: setup ## the tests with a broker against RabbitMQ 4 (needs root, 400 MB; ARGS="-k name" for a part)
+test-rabbitmq-4: setup ## the tests with a broker against RabbitMQ 4 (needs root, 250 MB; ARGS="-k name" for a part)
 	@$(BIN)/python -m worker.dev.chroot fetch
 	@CI=true WORKER_TEST_RABBITMQ=4 $(BIN)/python -m pytest tests/amqp tests/cli tests/dev/test_node.py \
 		tests/dev/test_demo.py tests/examples $(wildcard tests/faults) tests/process $(ARGS)

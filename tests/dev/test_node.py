@@ -18,7 +18,10 @@ import psutil
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.conftest import installation
 from worker.dev.node import Node, NodeUnavailable
+
+CHECKOUT = Path(__file__).parents[2]
 
 # A quorum queue that is younger when its node is killed comes back empty, confirmed messages and all (3.10.8).
 SETTLED = 2.0
@@ -125,7 +128,7 @@ def test_rabbitmqctl_reaches_it(node: Node) -> None:
 
 def test_says_why_it_does_not_start(node: Node) -> None:
     assert node.running  # there is a RabbitMQ here
-    broken = Node(conf=["no.such.key = 1"])
+    broken = Node(installation(), conf=["no.such.key = 1"])
     with pytest.raises(NodeUnavailable, match=r"no\.such\.key"), broken:
         pytest.fail("it started")
     assert not broken.directory.exists()
@@ -133,8 +136,9 @@ def test_says_why_it_does_not_start(node: Node) -> None:
 
 OWNER = """
 import time
+from tests.conftest import installation
 from worker.dev.node import Node
-with Node() as node:
+with Node(installation()) as node:
     print(node.pid, node.directory, flush=True)
     time.sleep(600)
 """
@@ -142,7 +146,8 @@ with Node() as node:
 
 def test_does_not_outlive_its_owner(node: Node) -> None:
     assert node.running  # there is a RabbitMQ here
-    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+    command = [sys.executable, "-c", OWNER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as owner:
         assert owner.stdout is not None
         pid, directory = owner.stdout.readline().split()
         processes = family(int(pid))

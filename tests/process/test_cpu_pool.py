@@ -36,6 +36,16 @@ held: ContextVar[Any] = ContextVar("held")
 MakePool = Callable[..., CpuPool]
 
 
+EARLIER: set[int] = set()
+"""Processes of other tests in this run of pytest: broker nodes, targets."""
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    EARLIER.clear()
+    EARLIER.update(child.pid for child in psutil.Process().children(recursive=True))
+
+
 @pytest.fixture
 async def pool_of() -> AsyncIterator[MakePool]:
     made: list[CpuPool] = []
@@ -52,7 +62,9 @@ async def pool_of() -> AsyncIterator[MakePool]:
 
 
 def descendants() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    """The processes that a test has started and that still run."""
+    children = psutil.Process().children(recursive=True)
+    return [one for one in children if one.pid not in EARLIER and one.status() != psutil.STATUS_ZOMBIE]
 
 
 async def run(pool: CpuPool, fn: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
 """RabbitMQ 4 beside the machine's own: a small Debian that has it, in a folder, entered with chroot. Needs root.
 
-python -m worker.dev.chroot fetch    make it, unless it is there: about a minute, 150 MB of download, 400 MB of disk
+python -m worker.dev.chroot fetch    make it, unless it is there: about a minute, 100 MB of download, 250 MB of disk
 
 Nothing of it runs as root: the node and its tools are `nobody` in there. Each program has mounts of its own, which the
 kernel takes away with it, so nothing stays mounted and the folder can be deleted at any time.
@@ -41,11 +41,13 @@ _TOOLS: Final = {"debootstrap": "debootstrap", "wget": "wget", "unshare": "util-
 _ERROR_LINES: Final = 5
 
 # The mounts are made in a namespace of this process; `exec` all the way, so that it stays the process that was started.
-# HOME is where worker.dev.node puts it: in the node's folder, which is seen in there by the same path.
+# The node's folder is seen in there by the same path, and becomes its user's: two of the variables that
+# worker.dev.node sets have to agree on it, so that no other folder ever is given away by mistake.
 _ENTER: Final = """\
 #!/bin/sh
 set -eu
-ROOT=$(cd "$(dirname "$0")/.." && pwd)/root FOLDER=$(dirname "$HOME")
+ROOT=$(cd "$(dirname "$0")/.." && pwd)/root FOLDER=${{RABBITMQ_PID_FILE%/pid}}
+[ "$HOME" = "$FOLDER/home" ] || {{ echo "only worker.dev.node starts this" >&2; exit 64; }}
 [ {name} != rabbitmq-server ] || chown -R {user} "$FOLDER"
 export ROOT FOLDER PATH=/usr/sbin:/usr/bin:/sbin:/bin
 unset RABBITMQ_SCRIPTS_DIR
@@ -237,7 +239,7 @@ def _try_out(making: Path) -> None:
             shutil.chown(place, _USER)
         done = subprocess.run(
             [found.sbin / "rabbitmqctl", "version"],
-            env={**os.environ, "HOME": str(home)},
+            env={**os.environ, "HOME": str(home), "RABBITMQ_PID_FILE": str(home.with_name("pid"))},
             capture_output=True,
             text=True,
             errors="replace",
