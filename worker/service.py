@@ -120,21 +120,25 @@ class Service:
         until = asyncio.get_running_loop().time() + grace
         try:
             async with asyncio.timeout_at(until - min(LAST_WORDS, grace / 4)):
-                await self._drain(until - min(HANDBACK, grace / 2))
+                # A short grace is for handing back above all: a running job that is not handed back runs again.
+                await self._drain(until - min(HANDBACK, grace * 0.8), hurry=min(1.0, grace * 0.8 / HANDBACK))
         except TimeoutError:  # a broker that does not answer, a lifespan that does not end
             log.warning("drain.cut_short", seconds=grace)
         finally:
             self._watchdog.stop()
 
-    async def _drain(self, until: float) -> None:
-        """In the order that loses least. `until`, on the loop's clock, running jobs may go on."""
+    async def _drain(self, until: float, hurry: float) -> None:
+        """In the order that loses least. `until`, on the loop's clock, running jobs may go on.
+
+        `hurry` is the share of the usual time that there is to hand back.
+        """
         for pipeline in self._pipelines:
             pipeline.stop_starting()
         await self._broker.stop_consuming()
         for pipeline in self._pipelines:
             pipeline.give_back()
         await self._idle(until - asyncio.get_running_loop().time())
-        await self._hand_back()
+        await self._hand_back(hurry)
         await self._flush()
         for task in self._helpers:
             task.cancel()
@@ -189,16 +193,16 @@ class Service:
                 for pipeline in self._pipelines:
                     await pipeline.idle()
 
-    async def _hand_back(self) -> None:
+    async def _hand_back(self, hurry: float) -> None:
         """Interrupt what still runs, and do not wait any longer for a broker that takes no copies."""
         if not any(pipeline.unsettled for pipeline in self._pipelines):
             return
         for pipeline in self._pipelines:
             pipeline.interrupt()
-        await self._idle(INTERRUPT_SECONDS)
+        await self._idle(INTERRUPT_SECONDS * hurry)
         for pipeline in self._pipelines:
             pipeline.settler.give_up()
-        await self._idle(GIVE_UP)
+        await self._idle(GIVE_UP * hurry)
         for pipeline in self._pipelines:
             left = [row.get("id", "") for row in pipeline.jobs()]
             if left:

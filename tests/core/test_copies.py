@@ -133,6 +133,16 @@ COPIES: dict[str, tuple[Outgoing, str, dict[str, Any]]] = {
         "jobs.suspect",
         TRAVELS | {"x-worker-attempt": 4, "x-worker-snoozes": 2, "x-worker-interruptions": 1},
     ),
+    "a wait copy carries on how often a delivery was lost": (
+        park(replace(JOB, crashes=2)),
+        "jobs.wait.60s",
+        headers_of(park(JOB)) | {"x-worker-crashes": 2},
+    ),
+    "a suspect carries it on too": (
+        isolate(replace(JOB, crashes=2)),
+        "jobs.suspect",
+        headers_of(isolate(JOB)) | {"x-worker-crashes": 2},
+    ),
     "a dead letter names the attempts made and why": (
         bury(JOB),
         "jobs.dead",

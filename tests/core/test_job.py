@@ -167,7 +167,11 @@ JUNK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nor below zero": ({"attempt": -7}, {"attempt": 1}),
     "attempts end": ({"attempt": 10**18}, {"attempt": MAX_COUNT}),
     "true is no snooze": ({"snoozes": True}, {"snoozes": 0}),
-    "a negative count is none": ({"snoozes": -1, "interruptions": -1}, {"snoozes": 0, "interruptions": 0}),
+    "a negative count is none": (
+        {"snoozes": -1, "interruptions": -1, "crashes": -1},
+        {"snoozes": 0, "interruptions": 0, "crashes": 0},
+    ),
+    "true is no crash": ({"crashes": True}, {"crashes": 0}),
     "true was never first seen": ({"first_seen": True}, {"first_seen": NOW}),
     "nor was zero": ({"first_seen": 0}, {"first_seen": NOW}),
     "nor was a fraction": ({"first_seen": 1.5}, {"first_seen": NOW}),

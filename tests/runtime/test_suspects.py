@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runtime.toys import RecordingBroker, Stage, headers
-from worker import Registry
+from tests.runtime.toys import RecordingBroker, Stage, headers, raising
+from worker import Registry, Retry
 from worker.core.broker import Lane
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
@@ -142,3 +142,17 @@ async def test_what_waits_on_the_lane_is_given_back_the_same_way() -> None:
         await let_run()
         assert broker.calls == ["publish jobs.suspect", "confirmed jobs.suspect", "ack"]
         assert broker.unacked == 1
+
+
+@pytest.mark.parametrize(("crashes", "ran"), [(0, True), (1, False)])
+async def test_a_job_that_kills_now_and_then_is_found_over_its_copies(crashes: int, ran: bool) -> None:
+    """It killed, failed, and killed again: a copy is a fresh message, of which the broker has counted one."""
+    stage = Stage(raising(Retry(after=10)))
+    stage.go.set()
+    harness, broker = harness_over(stage.registry)
+    async with harness:
+        arrives(broker, harness, 1, **{"x-worker-crashes": crashes})
+        await let_run()
+        assert bool(stage.runs) is ran
+        [copy] = broker.messages("jobs.wait.10s" if ran else "jobs.suspect")
+        assert headers(copy)["x-worker-crashes"] == crashes + 1

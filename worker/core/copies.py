@@ -48,6 +48,7 @@ def wait_copy(job: Job, park: Park, *, copy_id: str, due: float, rules: CopyRule
     headers = _progress(job, park.attempt) | {
         "x-worker-snoozes": park.snoozes,
         "x-worker-interruptions": park.interruptions,
+        **_crashes(job),
         "x-worker-not-before": round(due * 1000),
     }
     message = _fit(_copy(job, copy_id, headers), job.steps, job.history, "", rules)
@@ -59,6 +60,7 @@ def suspect_copy(job: Job, *, copy_id: str, rules: CopyRules) -> Outgoing:
     headers = _progress(job, job.attempt) | {
         "x-worker-snoozes": job.snoozes,
         "x-worker-interruptions": job.interruptions,
+        **_crashes(job),
     }
     if job.not_before is not None:
         headers["x-worker-not-before"] = round(job.not_before * 1000)
@@ -120,6 +122,11 @@ def _progress(job: Job, attempt: int) -> dict[str, Any]:
     if job.wait_deadline is not None:
         headers["x-worker-deadline"] = round(job.wait_deadline * 1000)
     return headers
+
+
+def _crashes(job: Job) -> dict[str, Any]:
+    # A copy is a fresh message, of which the broker has counted nothing yet.
+    return {"x-worker-crashes": job.crashes} if job.crashes else {}
 
 
 def _ending(reason: Reason) -> dict[str, Any]:

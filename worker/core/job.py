@@ -32,7 +32,8 @@ class DecodeRules:
 class Job:
     """A job as one delivery of it says. Times are epoch seconds.
 
-    `attempt` is the attempt that runs now, from 1. `wait_deadline` is what the next wait may not pass: the deadline
+    `attempt` is the attempt that runs now, from 1; `crashes` the deliveries of the copies before this one that ended with a
+    dead worker or a lost session. `wait_deadline` is what the next wait may not pass: the deadline
     and the publisher's `expiration`, which bounds the queueing and not the run.
     """
 
@@ -44,6 +45,7 @@ class Job:
     attempt: int = 1
     snoozes: int = 0
     interruptions: int = 0
+    crashes: int = 0
     not_before: float | None = None
     deadline: float | None = None
     wait_deadline: float | None = None
@@ -115,6 +117,7 @@ def _decode_job(
         attempt=_count(claims, "x-worker-attempt", 1),
         snoozes=_count(claims, "x-worker-snoozes", 0),
         interruptions=_count(claims, "x-worker-interruptions", 0),
+        crashes=_count(claims, "x-worker-crashes", 0),
         not_before=not_before,
         deadline=deadline,
         wait_deadline=_earliest(deadline, _expiry(properties, first_seen)),

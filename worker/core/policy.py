@@ -85,7 +85,7 @@ def on_arrival(job: Job, *, now: float, delivery_count: int, suspect_lane: bool)
     if suspect_lane and delivery_count >= SUSPECT_DELIVERIES:
         detail = f"a worker died in each of {SUSPECT_AFTER + delivery_count} deliveries"
         return DeadLetter("crashed_worker", detail, job.attempt)
-    if not suspect_lane and delivery_count >= SUSPECT_AFTER:
+    if not suspect_lane and job.crashes + delivery_count >= SUSPECT_AFTER:
         return Isolate()
     if job.deadline is not None and now >= job.deadline:
         return DeadLetter("expired", "the deadline passed before the run", job.attempt - 1)

@@ -216,12 +216,10 @@ class Pipeline:
         record.job = job
         if self._stopping:
             return await self._given_back(record)
-        arrival = on_arrival(
-            job,
-            now=self._clock.now(),
-            delivery_count=record.delivery.delivery_count,
-            suspect_lane=self._rules.suspect_lane,
-        )
+        count = record.delivery.delivery_count
+        arrival = on_arrival(job, now=self._clock.now(), delivery_count=count, suspect_lane=self._rules.suspect_lane)
+        if not self._rules.suspect_lane and count:  # the lane counts anew: there is nobody else to blame
+            job = record.job = replace(job, crashes=job.crashes + count)
         registration = self._registry.find(job.type)
         rules = self._rules.for_type(registration)
         if arrival is not None:
