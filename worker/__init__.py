@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         RequestTimeout,
         Response,
         StatusError,
+        mark_sent,
+        may_be_sent,
     )
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "httpx_client",
     "is_retried",
     "is_transient",
+    "mark_sent",
+    "may_be_sent",
     "read_json",
 ]
 

@@ -44,6 +44,9 @@ LAST_WORDS: Final = 0.5
 INTERRUPT_SECONDS: Final = DRAIN_CLEANUP + 1.0
 GIVE_UP: Final = 0.5
 LIFESPAN_SECONDS: Final = 2.0
+BEGIN_SECONDS: Final = 5.0
+"""Longest that a stop waits for consuming to have begun, but no more than a quarter of the grace."""
+
 LAG_EVERY: Final = 0.5
 
 
@@ -77,6 +80,7 @@ class Service:
             parts.access, self._topology, parts.settings.topology, on_change=self._session_changed
         )
         self._stop = asyncio.Event()
+        self._stopped_at: float | None = None
         self._sessions = 0
         self._pipelines: tuple[Pipeline, ...] = ()
         self._helpers: list[asyncio.Task[None]] = []
@@ -97,13 +101,7 @@ class Service:
         self._helpers = [asyncio.create_task(pipeline.tidy()) for pipeline in self._pipelines]
         self._helpers.append(asyncio.create_task(self._measure_lag()))
         self._watchdog.start(asyncio.get_running_loop())
-        work, suspects = self._pipelines
-        await self._broker.consume(
-            [
-                Lane(self._topology.name, self._settings.prefetch, work),
-                Lane(self._topology.suspect_name, 1, suspects),
-            ]
-        )
+        await self._consume()
 
     async def main(self) -> None:
         """Work until `stop()`."""
@@ -111,13 +109,16 @@ class Service:
 
     def stop(self) -> None:
         """End `main()`."""
+        if not self._stop.is_set():
+            self._stopped_at = asyncio.get_running_loop().time()
         self._stop.set()
         self._on_change()
 
     async def shutdown(self) -> None:
         """Drain and close everything within the grace. Also after a `startup()` that failed half way."""
         grace = self._settings.drain_timeout
-        until = asyncio.get_running_loop().time() + grace
+        now = asyncio.get_running_loop().time()
+        until = (now if self._stopped_at is None else self._stopped_at) + grace
         try:
             async with asyncio.timeout_at(until - min(LAST_WORDS, grace / 4)):
                 # A short grace is for handing back above all: a running job that is not handed back runs again.
@@ -126,6 +127,22 @@ class Service:
             log.warning("drain.cut_short", seconds=grace)
         finally:
             self._watchdog.stop()
+
+    async def _consume(self) -> None:
+        """Begin to deliver. A stop meanwhile waits for that: what is delivered already runs, and has to be drained."""
+        work, suspects = self._pipelines
+        lanes = [
+            Lane(self._topology.name, self._settings.prefetch, work),
+            Lane(self._topology.suspect_name, 1, suspects),
+        ]
+        beginning = asyncio.create_task(self._broker.consume(lanes))
+        try:
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            await asyncio.wait({beginning}, timeout=min(BEGIN_SECONDS, self._settings.drain_timeout / 4))
+            beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
+            raise
 
     async def _drain(self, until: float, hurry: float) -> None:
         """In the order that loses least. `until`, on the loop's clock, running jobs may go on.

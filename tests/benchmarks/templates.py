@@ -3,7 +3,8 @@
     python tests/benchmarks/templates.py [--rounds 5]
 
 One line per case: milliseconds of CPU (the best of the rounds) and, for filling, the visits and bytes of the budget
-that are taken by the largest result it still allows. The budget (worker/http/budget.py) and what a job may hold
+that are taken by the largest result it still allows; for sending, the longest that the loop stood still while 200
+requests were filled and encoded at once. The budget (worker/http/budget.py) and what a job may hold
 (worker/http/placeholder.py) are chosen by these figures: none may hold up the loop for 50 ms, on a machine three times
 slower than this one.
 """
@@ -11,12 +12,18 @@ slower than this one.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from worker.http.budget import MAX_TEXT, MAX_VISITS, Budget
+from worker.http.filling import Filling
+from worker.http.payload import HttpJob
 from worker.http.placeholder import MAX_CHARACTERS, MAX_PLACEHOLDERS
+from worker.http.plan import PlannedStep
 from worker.http.template import Template, TemplateFault, parse_template
 
 Make = Callable[[int], Any]
@@ -151,6 +158,18 @@ READ: dict[str, Any] = {
 }
 
 
+ELEMENTS = 200
+SENT: dict[str, tuple[Any, Any]] = {
+    "a filter": ("{{ a[?@ == `1`] }}", [0] * 28_000),
+    "whole floats": ("{{ a }}", [n / 7 for n in range(50_000)]),
+    "the same floats, forty times": (["{{ a }}"] * 40, [n / 7 for n in range(1000)]),
+    "literal floats": ([n / 7 for n in range(45_000)], None),
+    "literal floats, beside a placeholder": ([*[n / 7 for n in range(45_000)], "{{ a }}"], 1),
+    "whole rows": ("{{ a }}", rows(5000)),
+    "long text": ("of {{ a }}", plain(1_000_000)),
+}
+
+
 def measured(rounds: int, work: Callable[[], Any]) -> tuple[float, str]:
     """Milliseconds, and how it ended."""
     best, end = float("inf"), "done"
@@ -200,13 +219,46 @@ def read(rounds: int) -> Iterator[float]:
         yield took
 
 
+def sent(rounds: int) -> Iterator[float]:
+    print(f"sending ({ELEMENTS} elements at once)")
+    for name, (body, value) in SENT.items():
+        payload = {"url": "https://a.example/", "method": "POST", "json": body, "for_each": [0]}
+        steps = [{"id": "a", "url": "https://a.example/", "save": "json"}, {"id": "b", "needs": ["a"], **payload}]
+        planned = TypeAdapter(HttpJob).validate_python({"steps": steps}).plan.steps[1]
+        took = min(asyncio.run(standstill(planned, {"a": value})) for _ in range(rounds))
+        print(f"  {took:6.2f} ms  {name}", flush=True)
+        yield took
+
+
+async def standstill(planned: PlannedStep, results: dict[str, Any]) -> float:
+    """The longest turn of the loop, in milliseconds of CPU."""
+    turns = [0.0]
+
+    async def watch() -> None:
+        while True:
+            since = time.process_time()
+            await asyncio.sleep(0)
+            turns.append(time.process_time() - since)
+
+    async def fill() -> None:
+        await filling.ready(planned, results)
+
+    filling = Filling(1 << 20)
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    await asyncio.gather(*(fill() for _ in range(ELEMENTS)))
+    watching.cancel()
+    return max(turns) * 1000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     worst_filled = max(filled(rounds))
     worst_read = max(read(rounds))
-    print(f"worst: filling {worst_filled:.1f} ms, reading {worst_read:.1f} ms")
+    worst_sent = max(sent(rounds))
+    print(f"worst: filling {worst_filled:.1f} ms, reading {worst_read:.1f} ms, sending {worst_sent:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Desk:
                 status="dead" if dead else "succeeded",
                 reason=last.reason if dead else None,
                 detail=last.detail,
-                value=None if dead else harness.watching.returned["job-1"][0],
+                value=None if dead else harness.watching.returned["job-1"].plain,
                 runs=runs,
                 published=tuple(one.payload for one in aside.published),
             )

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from tests.http.desk import PATIENCE, Answer, Desk, by_path, keys, paths
 from tests.http.targets import MakeEngine, Serve
 from worker import Reject, Result
+from worker.core.result import Value
 from worker.core.strict_json import loads
 from worker.http.callback import callback_of
 from worker.http.handler import http_registry
@@ -28,7 +29,7 @@ def desk(make_engine: MakeEngine) -> Desk:
 def called_back(callback: dict[str, Any], value: Any = None, status: Any = "succeeded", **job: Any) -> dict[str, Any]:
     """The payload of the callback of a job that ended so."""
     payload = {"url": "https://a.example/", "callback": callback, **job}
-    result = Result("job-1", "http", status, 1, read_value=lambda: (value, ""))
+    result = Result("job-1", "http", status, 1, read_value=lambda: Value(value))
     child = callback_of(TypeAdapter(HttpJob).validate_python(payload), result)
     assert child is not None
     assert (child.name, child.type) == ("callback", "http")
@@ -104,6 +105,13 @@ def test_what_cannot_be_filled_makes_no_callback(value: Any) -> None:
     assert caught.value.code == "template"
 
 
+def test_what_save_picks_is_a_value_whatever_it_looks_like() -> None:
+    for found in (5, None, "x"):
+        callback = {"url": f"{URL}?n={{{{ request.truncated || 'none' }}}}"}
+        child = called_back(callback, {"request": {"truncated": found}}, save="json")
+        assert child["url"] == f"{URL}?n={found or 'none'}"
+
+
 def test_its_templates_read_a_value_that_is_too_large_to_be_told() -> None:
     child = called_back({"url": f"{URL}/{{{{ request.json.n }}}}"}, {"request": {"json": {"n": 7, "x": "y" * 300_000}}})
     assert child["url"] == f"{URL}/7"
@@ -169,6 +177,19 @@ def nested(levels: int) -> Any:
     for _ in range(levels):
         value = [value]
     return value
+
+
+def test_its_own_names_count_as_well() -> None:
+    """As many as a job may hold, with the twenty that say how the callback is made."""
+    most = next(n for n in range(10_000, 9_000, -1) if "k1" in called_back({"url": URL}, names(n))["json"]["value"])
+    loads(json.dumps(called_back({"url": URL}, names(most))).encode())
+    over = called_back({"url": URL}, names(most + 1))
+    assert over["json"]["value"] == {"truncated": len(json.dumps(names(most + 1), separators=(",", ":")))}
+    loads(json.dumps(over).encode())
+
+
+def names(count: int) -> dict[str, int]:
+    return {f"k{n}": n for n in range(count)}
 
 
 @pytest.mark.parametrize("value", [nested(63), [0] * 100_001, {"a": "x" * 300_000}])

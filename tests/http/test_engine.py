@@ -17,8 +17,9 @@ import pytest
 import trustme
 
 from tests.http.targets import Exchange, MakeEngine, Serve
-from worker import Limits, MaybeSent, NotSent, Reject, Request, RequestError, RequestTimeout
+from worker import Limits, MaybeSent, NotSent, Reject, Request, RequestError, RequestTimeout, may_be_sent
 from worker.http.engine import Engine
+from worker.http.resolver import LookupThreads
 
 QUICK = 0.4
 
@@ -606,7 +607,40 @@ async def test_a_closed_engine_sends_nothing(serve: Serve, engine: Engine) -> No
         await engine.send(get(target.url))
 
 
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_cancellation_says_whether_anything_may_be_sent(
+    serve: Serve, make_engine: MakeEngine, number: int
+) -> None:
+    """The second one waits for the connection that the first one holds."""
+
+    async def script(exchange: Exchange) -> None:
+        reached.set()
+        await silence(exchange)
+
+    reached = asyncio.Event()
+    target = await serve(script)
+    engine = make_engine(Limits(max_connections=1))
+    calls = [asyncio.create_task(engine.send(get(target.url))) for _ in range(2)]
+    await reached.wait()
+    calls[number].cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await calls[number]
+    assert may_be_sent(caught.value) is (number == 0)
+    calls[1 - number].cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
 # --- what is observed
+
+
+async def test_a_host_is_observed_by_one_name(make_engine: MakeEngine) -> None:
+    hosts: list[str] = []
+    names = LookupThreads(lambda host: [])
+    engine = make_engine(on_request=lambda host, result, seconds: hosts.append(host), names=names)
+    for host in ("a.example", "A.example."):
+        with suppress(RequestError, Reject):
+            await engine.send(get(f"http://{host}/"))
+    assert hosts == ["a.example"] * 2
 
 
 async def test_every_end_is_observed_once(serve: Serve, make_engine: MakeEngine) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import pytest
 
 from tests.http.desk import Answer, Crowd, Desk, by_path, keys, path_of, paths
 from tests.http.targets import Exchange, MakeEngine, Serve
+from tests.http.test_pace import Worktime
+from worker.http.json_pieces import json_pieces
+from worker.http.pace import HELPING, Pace
 
 
 @pytest.fixture
@@ -141,12 +145,54 @@ async def test_more_elements_than_requests_are_refused_before_the_first(serve: S
     assert done.detail == "for_each: 3 elements, and one job may make 2 requests (WORKER_MAX_REQUESTS)"
 
 
+async def test_elements_that_waited_for_their_place_do_not_start_when_one_has_failed(serve: Serve, desk: Desk) -> None:
+    target = await serve(by_path({}))
+    done = await desk.run(over(list(range(30)), target.url, concurrency=10), limits={"127.0.0.1": 1})
+    assert (done.reason, paths(target)) == ("http_status", ["/0"])
+
+
+async def test_of_many_at_once_no_more_start_than_have_a_place(serve: Serve, desk: Desk) -> None:
+    target = await serve(Crowd(asyncio.Barrier(5)))
+    job = over(list(range(50)), target.url, concurrency=50, expect={"status": [204]})
+    done = await desk.run(job, steps=5)
+    assert (done.reason, len(target.seen)) == ("http_status", 5)
+
+
+async def test_a_quick_try_beyond_the_allowance_does_not_kill_the_job(serve: Serve, desk: Desk) -> None:
+    """Three elements and three requests: the one more that /0 takes is made by the next attempt."""
+    target = await serve(by_path({"/0": [Answer(500), Answer()], "/1": Answer(), "/2": Answer()}))
+    done = await desk.run(over([0, 1, 2], target.url, concurrency=1, retry={"attempts": 2}), max_requests=3)
+    assert (done.status, done.attempts, paths(target)) == ("succeeded", 2, ["/0", "/0", "/1", "/2"])
+
+
+async def test_elements_need_what_other_steps_have_left(serve: Serve, desk: Desk) -> None:
+    target = await serve(by_path({path: Answer() for path in ("/a", "/0", "/1")}))
+    fan = {"id": "b", "needs": ["a"], **over([0, 1], target.url)}
+    done = await desk.run({"steps": [{"id": "a", "url": f"{target.url}a"}, fan]}, max_requests=2, attempts=1)
+    assert paths(target) == ["/a"]
+    assert done.detail == (
+        "1 attempts, the last: step 'b': for_each: 2 elements, and 1 requests are left (WORKER_MAX_REQUESTS)"
+    )
+    # In the next attempt the first step is done, and all of them are left.
+    done = await desk.run({"steps": [{"id": "a", "url": f"{target.url}a"}, fan]}, max_requests=2)
+    assert (done.status, done.attempts) == ("succeeded", 2)
+
+
 @pytest.mark.parametrize("more", [{}, {"limit_key": "127.0.0.1"}])
 async def test_each_element_counts_against_its_host(serve: Serve, desk: Desk, more: dict[str, Any]) -> None:
     crowd = Crowd()
     target = await serve(crowd)
     done = await desk.run(over([0, 1, 2, 3], target.url, **more), limits={"127.0.0.1": 1})
     assert (done.status, done.snoozes, crowd.most) == ("succeeded", 0, 1)
+
+
+async def test_the_host_of_an_element_is_not_sought_for_long(serve: Serve, desk: Desk) -> None:
+    """All that run at once are sought in one turn of the loop."""
+    target = await serve(by_path({"/a": Answer(value=[0] * 1000)}))
+    fan = {"id": "b", "needs": ["a"], "url": "{{ a[?@ == item] | [0] }}", "for_each": [1]}
+    done = await desk.run({"steps": [{"id": "a", "url": f"{target.url}a", "save": "json"}, fan]})
+    text = "step 'b': url: the templates of one step may look at 2000 values in all, these need more"
+    assert (done.reason, done.detail) == ("template", text)
 
 
 async def test_each_element_counts_against_the_host_it_names(serve: Serve, desk: Desk) -> None:
@@ -189,3 +235,74 @@ async def test_requests_are_filled_one_by_one(serve: Serve, desk: Desk) -> None:
         tracemalloc.stop()
     assert done.status == "succeeded"
     assert peak < 10_000_000
+
+
+async def test_a_literal_body_is_encoded_once_for_all(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pieces(value: Any) -> Iterator[str]:
+        encoded.append(value)
+        return json_pieces(value)
+
+    encoded: list[Any] = []
+    monkeypatch.setattr("worker.http.filling.json_pieces", pieces)
+    target = await serve(by_path({f"/{number}": Answer() for number in range(9)}))
+    body = {"rows": list(range(5000))}
+    done = await desk.run(over(list(range(9)), target.url, method="POST", json=body))
+    assert (done.status, encoded) == ("succeeded", [body])
+    assert [json.loads(seen.body) for seen in target.seen] == [body] * 9
+    assert {seen.header("content-type") for seen in target.seen} == {"application/json"}
+
+
+async def test_elements_are_filled_one_at_a_time_over_many_turns(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All begin in one turn; each of them takes more than a helping."""
+
+    class Watched(Pace):
+        async def __aenter__(self) -> Self:
+            begun = await super().__aenter__()
+            clock.now += 2 * HELPING
+            fills.append(len(turns))
+            return begun
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(1)
+
+    clock, fills, turns = Worktime(), list[int](), list[int]()
+    watched = Watched(clock)
+    monkeypatch.setattr("worker.http.filling.pace", lambda: watched)
+    target = await serve(by_path({"/a": Answer(value=[1]), **{f"/{number}": Answer() for number in range(20)}}))
+    fan = {"id": "b", "needs": ["a"], "method": "POST", **over(list(range(20)), target.url, concurrency=20)}
+    job = {"steps": [{"id": "a", "url": f"{target.url}a"}, {**fan, "json": "{{ a.json }}"}]}
+    counting = asyncio.create_task(count())
+    done = await desk.run(job)
+    counting.cancel()
+    assert done.status == "succeeded"
+    assert len(set(fills)) == len(fills) == 20
+
+
+async def test_what_failed_elements_were_filled_with_is_not_kept(serve: Serve, desk: Desk) -> None:
+    """A hundred at once with two megabytes each, of which four have a place, and none is answered."""
+
+    async def script(exchange: Exchange) -> None:
+        target.seen.clear()
+        exchange.body = b""
+        if path_of(exchange) == "/a":
+            await Answer(value="x" * 500_000).give(exchange)
+        else:
+            exchange.reset()
+
+    target = await serve(script)
+    fan = {"id": "b", "needs": ["a"], "method": "POST", **over(list(range(100)), target.url, concurrency=100)}
+    job = {"steps": [{"id": "a", "url": f"{target.url}a", "save": "json"}, {**fan, "json": ["{{ a }}"] * 4}]}
+    tracemalloc.start()
+    try:
+        done = await desk.run(job, steps=4, attempts=3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert done.reason == "attempts_exhausted"
+    assert peak < 30_000_000

@@ -44,7 +44,7 @@ class Desk:
             self.values.append(value)
             return value
 
-        return await run_job(registry, "http", payload, transport=self.transport, **options)
+        return await run_job(registry, "http", payload, transport=self.transport, patience=0.5, **options)
 
 
 @pytest.fixture
@@ -181,12 +181,15 @@ NOW = 1_800_000_000.0
         (429, "7", 7.0),
         (503, "7", 7.0),
         (429, " 7 ", 7.0),
-        (429, "0", 0.0),
-        (429, "-5", 0.0),
+        (429, "0", 1.5),
+        (429, "-5", 1.5),
+        (429, "1", 1.0),
+        (429, "0.5", 15.0),
         (429, "999999999", 3600.0),
         (429, "9" * 5000, 3600.0),
         (429, formatdate(NOW + 90, usegmt=True), 90.0),
-        (429, formatdate(NOW - 90, usegmt=True), 0.0),
+        (429, formatdate(NOW - 90, usegmt=True), 1.5),
+        (429, formatdate(NOW, usegmt=True), 1.5),
         (429, "Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
         (429, "soon", 15.0),
         (429, "1.5", 15.0),
@@ -201,6 +204,26 @@ NOW = 1_800_000_000.0
 def test_waits_are_clamped(status: int, named: str | None, wait: float | None) -> None:
     headers = {} if named is None else {"retry-after": named}
     assert asked_wait(status, headers, now=NOW, chance=0.5) == wait
+
+
+@pytest.mark.parametrize(
+    ("snoozes", "chance", "wait"),
+    [(0, 0.0, 1.0), (1, 0.0, 2.0), (5, 0.0, 32.0), (6, 0.0, 60.0), (6, 0.5, 90.0), (10_000, 0.5, 90.0)],
+)
+def test_a_target_that_asks_for_no_wait_at_all_gets_a_longer_one_each_time(
+    snoozes: int, chance: float, wait: float
+) -> None:
+    for named in ("0", "-1", formatdate(NOW - 5, usegmt=True)):
+        assert asked_wait(429, {"retry-after": named}, now=NOW, chance=chance, snoozes=snoozes) == wait
+    assert asked_wait(429, {"retry-after": "3"}, now=NOW, chance=chance, snoozes=snoozes) == 3.0
+
+
+async def test_waits_for_nothing_do_not_go_round_and_round(serve: Serve, desk: Desk) -> None:
+    """Within two minutes after 1, 2, 4, ... seconds at least."""
+    target = await serve(answers(429, Retry_After="0"))
+    done = await desk.run({"url": target.url}, max_age=120)
+    assert (done.status, done.reason) == ("dead", "expired")
+    assert 2 <= len(target.seen) <= 7
 
 
 async def test_a_broken_connection_costs_an_attempt(serve: Serve, desk: Desk) -> None:

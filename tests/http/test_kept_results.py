@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
+from pydantic import TypeAdapter
 
 from tests.http.desk import PATIENCE, Answer, Desk, by_path, chain, keys, path_of, paths
 from tests.http.targets import Exchange, MakeEngine, Serve
+from worker import Context
+from worker.core.finished import Element, Elements, Finished, Step, decode_steps, fit_steps
 from worker.http.handler import http_registry
+from worker.http.payload import HttpJob
+from worker.runtime.steps import item_digest
 from worker.testing import Harness, replay_letter, run_job
 from worker.testing.memory_broker import WORKER_USER
 
@@ -147,3 +153,36 @@ async def test_a_drain_takes_along_what_is_finished(serve: Serve, desk: Desk) ->
     assert outcomes == ["interrupted", "succeeded"]
     assert paths(target) == ["/a", "/0", "/1", "/1"]
     assert keys(target)[2:] == ["job-1/b/1"] * 2
+
+
+async def test_what_a_fan_out_reads_is_not_released(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(context: Context, name: str) -> None:
+        released.append(name)
+        release(context, name)
+
+    released, release = list[str](), Context.release
+    monkeypatch.setattr(Context, "release", noted)
+    target = await serve(by_path({"/a": Answer(value=7), "/b": Answer(), "/c": Answer()}))
+    job = chain(target.url, "a", "b", "c")
+    job["steps"][1] |= {"for_each": [0, 1], "method": "POST", "json": "{{ a.json }}"}
+    assert (await desk.run(job)).status == "succeeded"
+    assert set(released) == {"b", "c"}
+
+
+async def test_elements_whose_marks_found_no_room_read_their_sources_again(serve: Serve, desk: Desk) -> None:
+    target = await serve(by_path({"/a": Answer(value="x" * 100), "/b": Answer(), "/c": Answer()}))
+    job = chain(target.url, "a", "b", "c")
+    job["steps"][1] |= {"for_each": [0, 1], "method": "POST", "json": "{{ a.json }}"}
+    readers = TypeAdapter(HttpJob).validate_python(job).plan.readers()
+    steps: dict[str, Step] = {
+        "a": Finished({"status": 200, "json": "x" * 100}, needed=bool(readers["a"] - {"b"})),  # when `b` is done
+        "b": Elements({n: Element(item_digest("b", n), {"status": 200}) for n in range(2)}, needed=False),
+    }
+    text = fit_steps(steps, wanted=40, limit=40)
+    assert "b" not in decode_steps(text)
+    async with Harness(http_registry(), transport=desk.transport) as harness:
+        harness.publish("http", job, user_id=WORKER_USER, headers={"x-worker-steps": text})
+        await harness.until_quiet(patience=PATIENCE)
+        last = harness.reports.all[-1]
+    assert (last.disposition, last.detail) == ("done", "")
+    assert [json.loads(seen.body) for seen in target.seen if path_of(seen) == "/b"] == ["x" * 100] * 2

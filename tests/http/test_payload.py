@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from worker.http.budget import Budget
 from worker.http.payload import HttpJob, ManySteps, OneStep
 from worker.http.request import Filled
 from worker.runtime.payload import LOOKED_AT, explain_validation
@@ -25,6 +26,29 @@ def job(**fields: Any) -> OneStep:
     found = ADAPTER.validate_python({"url": URL, **fields})
     assert isinstance(found, OneStep)
     return found
+
+
+def test_a_host_has_one_name_whatever_it_ends_with() -> None:
+    for host in ("api.example.com", "api.example.com.", "API.example.com."):
+        assert job(url=f"https://{host}/x").keys == ["api.example.com"]
+        assert filled(job(url=f"https://{host}/x")).url == f"https://{host.lower()}/x"
+        (step,) = job(url=f"https://{host}/{{{{ 'x' }}}}").plan.steps
+        assert step.draft.host == "api.example.com"
+        (step,) = job(url=f"{{{{ 'https://{host}/' }}}}").plan.steps
+        assert step.draft.filled_host({}, Budget()) == "api.example.com"
+
+
+def test_what_is_null_is_not_there() -> None:
+    one = job(for_each=None, timeout=None, save=None)
+    assert (one.for_each, one.plan.steps[0].for_each, one.keys) == (None, None, ["api.example.com"])
+
+
+@pytest.mark.parametrize("value", ["x" * 32_768, "ü" * 16_384])
+def test_headers_are_bounded_in_all(value: str) -> None:
+    text = "the headers are above 32768 bytes in all at $.headers (got an object)"
+    assert refusal({"url": URL, "headers": {"X-A": value}}) == text
+    assert refusal({"url": URL, "headers": {f"X-{n}": value[:8192] for n in range(4)}}) == text
+    assert job(headers={f"X-{n}": "x" * 8000 for n in range(4)}).headers["X-3"] == "x" * 8000
 
 
 def filled(one: OneStep) -> Filled:
@@ -114,8 +138,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"url": "http://a b/"}, "the URL has a host that cannot be read at $.url (got a string)"),
     ({"url": "http://a:65536/"}, "the URL has a port above 65535 at $.url (got a string)"),
     ({"url": "http://a/\r\nX: y"}, "the URL holds a control character or half a character at $.url (got a string)"),
-    ({"url": "http://a/" + "x" * 2048}, "the URL is above 2048 characters at $.url (got a string)"),
-    ({"query": {"a": "x" * 2048}}, "the URL with its query is above 2048 characters at $.query (got an object)"),
+    ({"url": "http://a/" + "x" * 8192}, "the URL is above 8192 characters at $.url (got a string)"),
+    ({"query": {"a": "x" * 8192}}, "the URL with its query is above 8192 characters at $.query (got an object)"),
     ({"query": {"a": None}}, "parameter 'a' must be text, a number, a boolean, or a list of them at $.query"),
     ({"query": {"a": [{}]}}, "parameter 'a' must be text, a number, a boolean, or a list of them at $.query"),
     ({"query": [1]}, "an object is needed at $.query (got a list)"),

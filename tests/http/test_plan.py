@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from worker.core.strict_json import loads
-from worker.http.fields import ENOUGH_FAULTS
+from worker.http.fields import ENOUGH_FAULTS, LONGEST_URL
 from worker.http.payload import HttpJob, ManySteps, OneStep
 from worker.http.request import AS_IT_IS
 from worker.http.step import Callback, Step
@@ -56,10 +56,15 @@ def refusal(payload: Any) -> str:
     return explain_validation(caught.value, HttpJob)
 
 
-NOT_BESIDE_STEPS = "is a field of a step: beside 'steps' only callback, limit_key and templates are possible"
+NOT_BESIDE_STEPS = "belongs into a step: beside 'steps' only callback, limit_key and templates are possible"
 NOT_ITEM = "'item' is what templates call the element of a for_each, and no step can have this id"
 NOT_IN_A_HOST = "scheme, host and port of a URL cannot hold placeholders, only path and query values can"
 NOT_IN_A_KEY = "a limit_key cannot hold a placeholder, since it is needed before anything is there"
+
+NO_LENGTH = (
+    f"length() needs text, a list or an object, and got something else (placeholder at character 0) ({AS_IT_IS})"
+)
+TOO_LONG_A_QUERY = "the URL with its query is above 8192 characters at $.query (got an object)"
 
 # a payload, and all that is said about it
 OF_STEPS: list[tuple[dict[str, Any], str]] = [
@@ -71,6 +76,14 @@ OF_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"steps": ["a"]}, "an object is needed at $.steps[0] (got a string)"),
     (steps(*[{}] * 21), "at most 20 entries are possible at $.steps (got a list)"),
     (steps({}, calback={}), "unknown field 'calback' at $, did you mean 'callback'?"),
+    (
+        steps({}, hedaers={}),
+        (
+            "unknown field: beside 'steps' only callback, limit_key and templates are possible"
+            " at $.hedaers (got an object)"
+        ),
+    ),
+    (steps({}, foo=1), "unknown field 'foo' at $"),
     (steps({}, {}, {"metod": 1}), "unknown field 'metod' at $.steps[2], did you mean 'method'?"),
     (steps({}, {}, {"url": 1}), "a string is needed at $.steps[2].url (got a number)"),
     (steps({}, {"url": "ftp://a/"}), "the URL is not an absolute http or https URL at $.steps[1].url (got a string)"),
@@ -92,8 +105,9 @@ OF_STEPS: list[tuple[dict[str, Any], str]] = [
     (steps({}, {"id": "a"}), "the id 'a' is there twice: give every step its own at $.steps[1].id (got a string)"),
     (
         {"steps": [{"url": URL}, {"url": URL}]},
-        "the id 'request' is there twice: give every step its own at $.steps[1].id (got a string)",
+        "missing field 'id' at $.steps[0]; missing field 'id' at $.steps[1]",
     ),
+    ({"steps": [{"url": URL}]}, "missing field 'id' at $.steps[0]"),
     (steps({"needs": "b"}, {}), "a list is needed at $.steps[0].needs (got a string)"),
     (steps({"needs": ["b"] * 21}, {}), "at most 20 entries are possible at $.steps[0].needs (got a list)"),
     (steps({"needs": ["a"]}), "a step cannot need itself at $.steps[0].needs[0] (got a string)"),
@@ -126,7 +140,7 @@ OF_STEPS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"url": URL, "text": "{{ x }}"},
-        f"it reads 'x', and no step has this id ({AS_IT_IS}) at $.text (got a string)",
+        f"it reads 'x', and no step has this id; there is 'request' ({AS_IT_IS}) at $.text (got a string)",
     ),
     (
         {"url": URL, "form": {"a": ["{{ item }}"]}},
@@ -205,8 +219,59 @@ OF_STEPS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"url": URL, "callback": {"url": URL, "query": {"a": "{{ item }}"}}},
-        f"it reads 'item', and no step has this id ({AS_IT_IS}) at $.callback.query (got an object)",
+        (
+            "it reads 'item', and no step has this id;"
+            f" there is 'request' ({AS_IT_IS}) at $.callback.query (got an object)"
+        ),
     ),
+    (
+        steps(*[{} for _ in "abcdef"], callback={"url": f"{URL}/{{{{ request.json.id }}}}"}),
+        (
+            "it reads 'request', and no step has this id;"
+            f" there are 'a', 'b', 'c', 'd', 'e', ... ({AS_IT_IS}) at $.callback.url (got a string)"
+        ),
+    ),
+    (
+        {"url": URL, "id": "x", "callback": {"url": f"{URL}/{{{{ request.json.id }}}}"}},
+        f"it reads 'request', and no step has this id; there is 'x' ({AS_IT_IS}) at $.callback.url (got a string)",
+    ),
+    # what is read of a result
+    (
+        steps({}, {"needs": ["a"], "json": ["{{ a.jsn.id }}"]}),
+        (
+            "it reads 'a.jsn', and a result has status, headers, json, text, did you mean 'json'?"
+            " at $.steps[1].json (got a list)"
+        ),
+    ),
+    (
+        steps({}, {"needs": ["a"], "for_each": "{{ a.body[?a.jsn].id | [0].x }}"}),
+        "it reads 'a.body', and a result has status, headers, json, text at $.steps[1].for_each (got a string)",
+    ),
+    (
+        {"url": URL, "callback": {"url": f"{URL}/{{{{ request.jsn }}}}"}},
+        (
+            "it reads 'request.jsn', and a result has status, headers, json, text, did you mean 'json'?"
+            " at $.callback.url (got a string)"
+        ),
+    ),
+    # what is known before anything is sent
+    (steps({}, {"needs": ["a"], "json": "{{ length(`3`) }}"}), f"{NO_LENGTH} at $.steps[1].json (got a string)"),
+    (
+        steps({}, {"needs": ["a"], "base64": "*{{ a.json }}"}),
+        "base64 text is needed at $.steps[1].base64 (got a string)",
+    ),
+    ({"url": URL, "for_each": [1], "query": {"q": ["x" * LONGEST_URL, "{{ item }}"]}}, TOO_LONG_A_QUERY),
+    ({"url": "{{ item }}", "for_each": [1], "query": {"q": "ü" * 2000}}, TOO_LONG_A_QUERY),
+    ({"url": f"{URL}?q={{{{ item }}}}", "for_each": [1], "query": {"ü" * 2000: ["{{ item }}", "x"]}}, TOO_LONG_A_QUERY),
+    (
+        {"url": f"{URL}/{'ü' * 1000}/{{{{ item }}}}", "for_each": [1], "query": {"q": f"{'x' * 3000}{{{{ item }}}}"}},
+        TOO_LONG_A_QUERY,
+    ),
+    (
+        {"url": f"{URL}/{'ü' * 2000}/{{{{ item }}}}", "for_each": [1]},
+        f"the URL is above 8192 characters ({AS_IT_IS}) at $.url (got a string)",
+    ),
+    ({"url": f"{URL}/{'ü' * 2000}"}, "the URL is above 8192 characters at $.url (got a string)"),
 ]
 
 
@@ -228,6 +293,17 @@ def test_what_makes_no_callback(name: str) -> None:
 def test_templates_may_read_what_is_needed_through_others() -> None:
     payload = steps({}, {"needs": ["a"]}, {"needs": ["b"], "json": "{{ a.json }}"})
     assert ADAPTER.validate_python(payload).plan.steps[2].sources == {"a"}
+
+
+def test_what_may_be_filled_with_nothing_counts_for_nothing() -> None:
+    """An empty list is no parameter at all, and in a URL an empty text is one."""
+    one = one_step(for_each=[[]], query={"x" * 9000: "{{ item }}"})
+    assert one.plan.steps[0].draft.fill({"item": []}).url == URL
+    room = LONGEST_URL - len(f"{URL}?q=")
+    whole = f"{URL}?q={'ü' * (room // 6)}{'x' * (room % 6)}"
+    one = one_step(url=f"{whole}{{{{ item }}}}{{{{ item }}}}", for_each=[""])
+    assert len(one.plan.steps[0].draft.fill({"item": ""}).url) == LONGEST_URL
+    assert "above 8192 characters" in refusal({"url": f"{whole}x{{{{ item }}}}", "for_each": [""]})
 
 
 def test_without_templates_braces_are_text() -> None:
@@ -255,12 +331,14 @@ def test_the_schema_says_both_shapes() -> None:
     shapes = [schema["$defs"][one["$ref"].rpartition("/")[2]] for one in schema["anyOf"]]
     assert [shape["required"] for shape in shapes] == [["url"], ["steps"]]
     assert all(shape["additionalProperties"] is False for shape in shapes)
-    assert shapes[0]["properties"].keys() - schema["$defs"]["Step"]["properties"].keys() == {
+    assert shapes[0]["properties"].keys() - schema["$defs"]["ListedStep"]["properties"].keys() == {
         "callback",
         "limit_key",
         "templates",
     }
     assert "json" in shapes[0]["properties"]
+    assert schema["$defs"]["ListedStep"]["required"] == ["url", "id"]
+    assert {"type": "null"} in shapes[0]["properties"]["for_each"]["anyOf"]
     assert "json" not in schema["$defs"]["Callback"]["properties"]
 
 
@@ -300,7 +378,7 @@ def test_a_query_that_is_too_long_is_not_even_encoded(monkeypatch: pytest.Monkey
     encoded: list[str] = []
     monkeypatch.setattr("worker.http.request.quote", quote)
     text = refusal({"url": URL, "query": {"a": "x" * 1_000_000}})
-    assert text == "the URL with its query is above 2048 characters at $.query (got an object)"
+    assert text == TOO_LONG_A_QUERY
     assert encoded == []
 
 

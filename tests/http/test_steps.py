@@ -10,6 +10,7 @@ import pytest
 
 from tests.http.desk import Answer, Crowd, Desk, by_path, chain, keys, path_of, paths
 from tests.http.targets import Exchange, MakeEngine, Serve
+from worker.http.pace import pace
 
 
 @pytest.fixture
@@ -128,6 +129,30 @@ async def test_when_one_fails_nothing_new_starts_and_what_is_in_flight_finishes(
     assert sorted(paths(target)[2:]) == ["/after", "/bad"]
 
 
+async def test_a_step_that_waited_for_its_place_does_not_start_when_one_has_failed(serve: Serve, desk: Desk) -> None:
+    target = await serve(by_path({"/b": Answer(), "/c": Answer()}))
+    steps = [{"id": one, "url": f"{target.url}{one}", "method": "POST"} for one in "abc"]
+    done = await desk.run({"steps": steps}, limits={"127.0.0.1": 1})
+    assert (done.reason, done.detail, paths(target)) == ("http_status", "step 'a': status 404", ["/a"])
+
+
+async def test_quick_tries_stop_when_another_step_has_failed(serve: Serve, desk: Desk) -> None:
+    async def script(exchange: Exchange) -> None:
+        if path_of(exchange) == "/bad":
+            await tried.wait()
+            await exchange.answer(404)
+        else:
+            await exchange.answer(500)
+            tried.set()
+
+    tried = asyncio.Event()
+    target = await serve(script)
+    b = {"id": "b", "url": f"{target.url}b", "retry": {"attempts": 10}}
+    done = await desk.run({"steps": [{"id": "bad", "url": f"{target.url}bad"}, b]})
+    assert (done.reason, done.detail) == ("http_status", "step 'bad': status 404")
+    assert paths(target).count("/b") <= 2  # the 404 may come after a try that followed at once
+
+
 @pytest.mark.parametrize(
     ("answers", "end"),
     [
@@ -158,8 +183,10 @@ FAULTS: list[tuple[dict[str, Any], Any, str]] = [
     ({"url": "/x/{{ a.json.n }}"}, {"n": ".."}, """url: 'a.json.n' would make "." or ".." of a path segment"""),
     ({"query": {"q": "{{ a.json.n }}"}}, {}, "query: parameter 'q' must be text, a number, a boolean, or a list"),
     ({"query": {"q": "x{{ a.json.n }}"}}, {}, "query: 'a.json.n' is null, which cannot be put into text (in .q)"),
-    ({"query": {"q": "{{ a.json.n }}"}}, {"n": "x" * 2048}, "query: the URL with its query is above 2048 characters"),
-    ({"query": {"q": "{{ a.json.n }}"}}, {"n": "ü" * 900}, "query: the URL with its query is above 2048 characters"),
+    ({"query": {"q": "{{ a.json.n }}"}}, {"n": "x" * 8192}, "query: the URL with its query is above 8192 characters"),
+    ({"query": {"q": "{{ a.json.n }}"}}, {"n": "ü" * 3000}, "query: the URL with its query is above 8192 characters"),
+    ({"headers": {"X-A": "{{ a.json.n }}"}}, {"n": "x" * 32_768}, "headers: the headers are above 32768 bytes in all"),
+    ({"headers": {"X-A": "{{ a.json.n }}"}}, {"n": "ü" * 16_384}, "headers: the headers are above 32768 bytes in all"),
     ({"form": {"q": ["{{ a.json.n }}"] * 2}}, {"n": "x" * 600_000}, "form: the form is above 1048576 characters"),
     (
         {"headers": {"X-A": "{{ a.json.n }}"}},
@@ -274,6 +301,24 @@ async def test_the_smallest_job_names_no_step(serve: Serve, desk: Desk) -> None:
     target = await serve(by_path({}))
     assert (await desk.run({"url": target.url})).detail == "status 404"
     assert (await desk.run({"url": target.url, "auth": "crm"})).detail == "no credential named 'crm' is configured"
+
+
+async def test_a_step_beyond_the_allowance_is_named(serve: Serve, desk: Desk) -> None:
+    target = await serve(by_path({"/a": Answer(), "/b": Answer(500)}))
+    done = await desk.run(chain(target.url, "a", "b"), max_requests=1, attempts=1)
+    text = "1 attempts, the last: step 'b': more than 1 requests in one attempt (WORKER_MAX_REQUESTS)"
+    assert (done.reason, done.detail) == ("attempts_exhausted", text)
+
+
+async def test_what_had_no_turn_in_its_time_was_not_sent(serve: Serve, desk: Desk) -> None:
+    """Another job's megabytes are filled first, and take longer than a try of this one may."""
+    target = await serve(by_path({"/a": Answer(), "/b": Answer()}))
+    job = chain(target.url, "a", "b")
+    job["steps"][1] |= {"method": "POST", "json": "{{ a.status }}", "timeout": 0.05, "retry": {"when": "unsent"}}
+    async with pace():
+        done = await desk.run(job, attempts=1)
+    assert (done.reason, done.detail) == ("attempts_exhausted", "1 attempts, the last: step 'b': not sent in time")
+    assert paths(target) == ["/a"]
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "http_status"), (500, "not_repeated")])

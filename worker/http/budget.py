@@ -11,6 +11,9 @@ MAX_VISITS: Final = 150_000
 MAX_TEXT: Final = 4 * 1024 * 1024
 """Bytes that may come out of results, as they are sent in JSON."""
 
+MAX_ELEMENT_TEXT: Final = 2 * 1024 * 1024
+"""The same for one element of a fan-out, of which hundreds may be on their way at once."""
+
 _BYTES_PER_VISIT: Final = 64
 _NUMBER: Final = 24
 """Bytes of the longest number of 64 bits, integer or double."""
@@ -32,7 +35,7 @@ class Budget:
         self._visits = self.visits = visits
         self._text = self.text = text
         # Each with its value, which it keeps alive: an id may be given again as soon as a value is gone.
-        self._weights: dict[int, tuple[Any, int]] = {}
+        self._weights: dict[int, tuple[Any, int, int]] = {}
 
     def visit(self, count: int) -> None:
         """Take `count` visits; a TemplateFault when they are not there."""
@@ -48,11 +51,18 @@ class Budget:
         self.visit(size // _BYTES_PER_VISIT)
 
     def weigh(self, value: Any) -> int:
-        """The bytes of `value` as JSON, numbers counted at their longest. Looking costs visits, but only once."""
+        """The bytes of `value` as JSON, numbers counted at their longest.
+
+        A value is looked at once, and each time costs the visits of the first: that often it will be written.
+        """
         if not isinstance(value, list | dict):
             return self._weigh(value)
         if (known := self._weights.get(id(value))) is None:
-            known = self._weights[id(value)] = value, self._weigh(value)
+            before = self.visits
+            size = self._weigh(value)
+            self._weights[id(value)] = value, size, before - self.visits
+            return size
+        self.visit(known[2])
         return known[1]
 
     def _weigh(self, value: Any) -> int:

@@ -18,7 +18,7 @@ from typing import Final
 
 import aiohttp
 
-from worker import Headers, Limits, NotSent, Reject, Request, RequestError, RequestTimeout, Response
+from worker import Headers, Limits, NotSent, Reject, Request, RequestError, RequestTimeout, Response, mark_sent
 from worker.http.body import is_inflated, read_body
 from worker.http.connector import Connector, trusted_context
 from worker.http.guard import Blocked, Guard
@@ -79,10 +79,10 @@ class Engine:
 
         Raises NotSent, MaybeSent or RequestTimeout; a Reject for a forbidden address, a bad certificate or an answer
         above the cap; a ValueError for a request that HTTP cannot carry. A redirect that is not followed (not asked
-        for, too many, to http, ...) is the answer.
+        for, too many, to http, ...) is the answer. A cancellation says by `may_be_sent` how far the request had got.
         """
         _check(request)
-        host = parse_url(request.url).host
+        host = parse_url(request.url).name
         started = time.monotonic()
         result = "cancelled"
         try:
@@ -143,6 +143,10 @@ class Engine:
                 return await self._follow(request, trail)
         except TimeoutError:
             raise trail.late(request.timeout) from None
+        except asyncio.CancelledError as cancelled:
+            if trail.may_be_sent:
+                mark_sent(cancelled)
+            raise
 
     async def _follow(self, request: Request, trail: Trail) -> Response:
         response = await self._exchange(request, trail)

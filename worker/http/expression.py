@@ -34,10 +34,14 @@ _REFUSED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One JMESPath. `names` are the fields it reads at the root: ids of steps and `item`, or fields of a result."""
+    """One JMESPath. `names` are the fields it reads at the root: ids of steps and `item`, or fields of a result.
+
+    `pairs` are those it reads with the field of theirs that it goes on with: what `a.json.id` reads is ("a", "json").
+    """
 
     text: str
     names: frozenset[str]
+    pairs: frozenset[tuple[str, str]]
     _code: Code = field(repr=False)
     _needs_names: bool = field(repr=False)
 
@@ -62,13 +66,13 @@ def parse_expression(text: str) -> Expression:
     reading = _read(text)
     if reading.reads_root:
         raise TemplateFault("an expression must start at a step's name or at item, not read all results at once")
-    return Expression(text, frozenset(reading.names), reading.code, _needs_names=True)
+    return reading.expression(text, needs_names=True)
 
 
 def parse_path(text: str) -> Expression:
     """A JMESPath into one result, as `save` takes it: "@" is the whole, and a field that is not there is null."""
     reading = _read(text)
-    return Expression(text, frozenset(reading.names), reading.code, _needs_names=False)
+    return reading.expression(text, needs_names=False)
 
 
 def shown(text: str) -> str:
@@ -119,8 +123,12 @@ class _Reading:
 
     def __init__(self, tree: Any) -> None:
         self.names: set[str] = set()
+        self.pairs: set[tuple[str, str]] = set()
         self.reads_root = False
         self.code = self._node(tree, root=True, level=1)
+
+    def expression(self, text: str, *, needs_names: bool) -> Expression:
+        return Expression(text, frozenset(self.names), frozenset(self.pairs), self.code, needs_names)
 
     def _node(self, node: Any, *, root: bool, level: int) -> Code:
         """`root`: what the node looks at is all the results, and not a part of them."""
@@ -154,6 +162,9 @@ class _Reading:
         match node["type"]:
             case "field":
                 self.names.add(node["value"])
+            case "subexpression" if all(part["type"] == "field" for part in node["children"][:2]):
+                name, following = node["children"][:2]
+                self.pairs.add((name["value"], following["value"]))
             case "current" | "identity":
                 self.reads_root = True
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -20,7 +22,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from worker.http.headers import header_fault
 
-LONGEST_URL: Final = 2048
+LONGEST_URL: Final = 8192
+"""Characters as it is sent, percent-encoded: above this most servers refuse."""
+
+LONGEST_HEADERS: Final = 32 << 10
+"""Bytes of all that a job sets: servers end the connection over more, and that looks as if a repeat could help."""
+
 LONGEST_FORM: Final = 1 << 20
 """Characters: encoding them holds up everything else for 30 ms."""
 
@@ -41,6 +48,8 @@ ITEM: Final = "item"
 """The name templates know the element of a fan-out by; so no step can have it."""
 
 UNSET: Final[Any] = object()
+
+_TOO_MANY_BYTES: Final = f"the headers are above {LONGEST_HEADERS} bytes in all"
 
 Scalar = str | int | float | bool
 
@@ -84,13 +93,16 @@ def parameters_fault(values: Mapping[str, Any]) -> str | None:
 def headers_fault(headers: Mapping[str, str]) -> str | None:
     """What keeps `headers` from being sent; None when nothing does."""
     seen: set[str] = set()
+    if sum(len(name) + len(value) for name, value in headers.items()) > LONGEST_HEADERS:
+        return _TOO_MANY_BYTES
     for name, value in headers.items():
         if found := header_fault(name, value):
             return f"header {name[:60]!r} {found}"
         if name.lower() in seen:
             return f"header {name[:60]!r} is there twice"
         seen.add(name.lower())
-    return None
+    size = sum(len(name) + len(value.encode()) + len(": \r\n") for name, value in headers.items())
+    return _TOO_MANY_BYTES if size > LONGEST_HEADERS else None
 
 
 def listed(value: Any) -> list[Any]:
@@ -167,6 +179,8 @@ def _not_item(text: str) -> str:
 
 
 def _list_or_placeholder(value: Any) -> Any:
+    if value is None:
+        return None
     if not isinstance(value, list | str):
         raise fault("a list is needed, or one placeholder that gives a list")
     if isinstance(value, list) and len(value) > MOST_ELEMENTS:
@@ -188,18 +202,34 @@ def of_a_fan_out(concurrency: int, info: ValidationInfo) -> int:
     return concurrency
 
 
-def not_beside(names: frozenset[str], reason: str) -> Callable[[Any], Any]:
-    """A validator that refuses an object with any of the fields `names`; `reason` goes on behind the name."""
+def not_beside(
+    names: frozenset[str], reason: str, *, known: Sequence[str] = (), otherwise: str = ""
+) -> Callable[[Any], Any]:
+    """A validator that refuses an object with any of the fields `names`; `reason` goes on behind the name.
+
+    With `known`, the fields that are possible, also one that is unknown and nearer to any of `names` than to those,
+    since it must not be told to be like that: `otherwise` is said instead.
+    """
 
     def check(payload: Any) -> Any:
         if isinstance(payload, dict):
             faults = Faults()
             for name in (one for one in payload if one in names):
                 faults.note((name,), f"{name!r} {reason}", payload[name])
+            unknown = (one for one in payload if one not in names and one not in known)
+            for name in islice(unknown, ENOUGH_FAULTS if known else 0):
+                if names.intersection(difflib.get_close_matches(name[:60], [*names, *known], n=1)):
+                    faults.note((name,), f"unknown field{otherwise}", payload[name])
             faults.raise_any()
         return payload
 
     return check
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The question whether another name was meant; "" when none is near."""
+    near = difflib.get_close_matches(name[:60], known, n=1)
+    return f", did you mean '{near[0]}'?" if near else ""
 
 
 Parameters = Annotated[dict[str, Any], BeforeValidator(_parameters)]
@@ -211,7 +241,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=LONGEST_ID)
 ForEach = Annotated[
     Any,
     BeforeValidator(_list_or_placeholder),
-    WithJsonSchema({"anyOf": [{"type": "array", "maxItems": MOST_ELEMENTS}, {"type": "string"}]}),
+    WithJsonSchema({"anyOf": [{"type": "array", "maxItems": MOST_ELEMENTS}, {"type": "string"}, {"type": "null"}]}),
 ]
 
 

@@ -235,16 +235,22 @@ def _not(_node: Any, parts: list[Code]) -> Code:
     return Code(lambda value, budget: _is_false(part.run(value, budget)), _cost(part))
 
 
-def _length(_node: Any, parts: list[Code]) -> Code:
-    (part,) = parts
+def _length(node: Any, parts: list[Code]) -> Code:
+    (part,), (argument,) = parts, node["children"]
+    if argument["type"] == "literal":
+        _check_length(argument["value"])  # as it is now, it will always be
 
     def run(value: Any, budget: Budget) -> Any:
         found = part.run(value, budget)
-        if not isinstance(found, _WITH_LENGTH):
-            raise TemplateFault("length() needs text, a list or an object, and got something else")
+        _check_length(found)
         return len(found)
 
     return Code(run, _cost(part))
+
+
+def _check_length(value: Any) -> None:
+    if not isinstance(value, _WITH_LENGTH):
+        raise TemplateFault("length() needs text, a list or an object, and got something else")
 
 
 def _cost(*parts: Code) -> int:

@@ -9,10 +9,11 @@ from pydantic import Field, PrivateAttr, WrapValidator, model_validator
 
 from worker.http.fields import MOST_STEPS, Strict, not_beside
 from worker.http.plan import Plan, plan_of
-from worker.http.step import Callback, Step
+from worker.http.step import Callback, ListedStep, Step
 
 _LimitKey = Annotated[str, Field(min_length=1, max_length=200)]
 _LIMIT_KEY: Final = "Held back by the limit of this name, besides those of the hosts."
+_ONLY: Final = ": beside 'steps' only callback, limit_key and templates are possible"
 _CALLBACK: Final = "Is sent the result when the job has ended."
 _TEMPLATES: Final = 'If false, strings are taken as they are, "{{" included.'
 
@@ -45,7 +46,7 @@ class OneStep(Step):
 class ManySteps(Strict):
     """A job of several steps."""
 
-    steps: list[Step] = Field(min_length=1, max_length=MOST_STEPS)
+    steps: list[ListedStep] = Field(min_length=1, max_length=MOST_STEPS)
     callback: Callback | None = Field(default=None, description=_CALLBACK)
     limit_key: _LimitKey | None = Field(default=None, description=_LIMIT_KEY)
     templates: bool = Field(default=True, description=_TEMPLATES)
@@ -55,7 +56,9 @@ class ManySteps(Strict):
     _nothing_of_a_step = model_validator(mode="before")(
         not_beside(
             frozenset(field.alias or name for name, field in Step.model_fields.items()),
-            "is a field of a step: beside 'steps' only callback, limit_key and templates are possible",
+            f"belongs into a step{_ONLY}",
+            known=("steps", "callback", "limit_key", "templates"),
+            otherwise=_ONLY,
         )
     )
 

@@ -74,6 +74,11 @@ def split_text(text: str, allowance: Allowance) -> list[Part]:
     return parts
 
 
+def literal_of(text: str) -> str:
+    """A string that has been read, without its placeholders."""
+    return _PLACEHOLDER.sub("", text)
+
+
 def text_of(expression: Expression, results: Results, budget: Budget, *, scalar: bool = False) -> str:
     """What an expression gives, as text: strings as they are, everything else compact JSON.
 

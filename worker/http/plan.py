@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.http.expression import Expression, parse_path
-from worker.http.fields import ENOUGH_FAULTS, ITEM, Faults
+from worker.http.fields import ENOUGH_FAULTS, ITEM, Faults, nearest
 from worker.http.request import AS_IT_IS, Draft, Note, Part, draft_of
 from worker.http.step import Call, Callback, Step
 from worker.http.template import Allowance, TemplateFault, parse_template
@@ -35,10 +34,14 @@ class PlannedStep:
         return self.step.id
 
     @property
+    def parts(self) -> Mapping[str, Part]:
+        """All fields that may hold placeholders."""
+        return self.draft.parts if self.for_each is None else {**self.draft.parts, "for_each": self.for_each}
+
+    @property
     def reading(self) -> Mapping[str, frozenset[str]]:
         """What each field reads: steps, and the item."""
-        names = {field: part.names for field, part in self.draft.parts.items()}
-        return names if self.for_each is None else {**names, "for_each": self.for_each.names}
+        return {field: part.names for field, part in self.parts.items()}
 
     @property
     def sources(self) -> frozenset[str]:
@@ -76,15 +79,13 @@ class Plan:
     def readers(self) -> dict[str, set[str]]:
         """By step the steps that read it.
 
-        A reader named "" never ends: the callback, and a for_each, since only by its items a fan-out can tell in a
-        later attempt what it has done.
+        A reader named "" never ends: the callback, and a fan-out. Only by its items a fan-out can tell in a later
+        attempt what it has done, and of its elements those may be forgotten that find no room, and run again.
         """
         readers: dict[str, set[str]] = {planned.id: set() for planned in self.steps}
         for planned in self.steps:
             for source in planned.sources:
-                readers[source].add(planned.id)
-            for source in planned.for_each.names if planned.for_each else ():
-                readers[source].add("")
+                readers[source].add(planned.id if planned.for_each is None else "")
         for source in self.callback.sources if self.callback else ():
             readers[source].add("")
         return readers
@@ -155,7 +156,7 @@ def _save(text: str, note: Note) -> Expression | None:
         return None
     for name in sorted(path.names.difference(RESULT_FIELDS))[:1]:
         known = f"a result has {', '.join(RESULT_FIELDS)}, and no {_shown(name)}"
-        note("save", known + _nearest(name, RESULT_FIELDS), text)
+        note("save", known + nearest(name, RESULT_FIELDS), text)
     return path
 
 
@@ -189,7 +190,7 @@ def _need_fault(step: Step, number: int, need: str, ids: Sequence[str]) -> str |
     if need == step.id:
         return "a step cannot need itself"
     if need not in ids:
-        return f"no step has the id {_shown(need)}{_nearest(need, ids)}"
+        return f"no step has the id {_shown(need)}{nearest(need, ids)}"
     if need in step.needs[:number]:
         return f"the id {_shown(need)} is there twice"
     return None
@@ -198,20 +199,37 @@ def _need_fault(step: Step, number: int, need: str, ids: Sequence[str]) -> str |
 def _check_reading(plan: Plan, places: Sequence[Place], faults: Faults) -> None:
     behind: dict[str, frozenset[str]] | None = None
     for planned, place in zip(plan.steps, places, strict=True):
-        for name, read in planned.reading.items():
-            if not read:
+        for name, part in planned.parts.items():
+            if not part.names:
                 continue
             behind = behind or _ancestors([one.step for one in plan.steps])
-            for one in sorted(read - behind[planned.id]):
+            for one in sorted(part.names - behind[planned.id]):
                 if faults.are_enough:
                     return
                 if text := _reading_fault(one, name, planned, behind):
                     faults.note((*place, name), text, _value_of(planned.step, name))
+            _check_fields(part, plan, (*place, name), planned.step, faults)
     if plan.callback is not None:
-        ids = [planned.id for planned in plan.steps]
-        for name, part in plan.callback.draft.parts.items():
-            for one in sorted(part.names.difference(ids))[:ENOUGH_FAULTS]:
-                faults.note(("callback", name), _no_such_step(one, ids), _value_of(plan.callback.call, name))
+        _check_callback(plan, plan.callback, faults)
+
+
+def _check_callback(plan: Plan, callback: PlannedCallback, faults: Faults) -> None:
+    ids = [planned.id for planned in plan.steps]
+    for name, part in callback.draft.parts.items():
+        for one in sorted(part.names.difference(ids))[:ENOUGH_FAULTS]:
+            faults.note(("callback", name), _no_such_step(one, ids), _value_of(callback.call, name))
+        _check_fields(part, plan, ("callback", name), callback.call, faults)
+
+
+def _check_fields(part: Part, plan: Plan, place: Place, call: Call, faults: Faults) -> None:
+    """Of a step that keeps its whole result it is known what that is made of."""
+    if not part.pairs:
+        return
+    whole = {planned.id for planned in plan.steps if planned.save is None and planned.for_each is None}
+    for name, field in sorted(part.pairs):
+        if name in whole and field not in RESULT_FIELDS and not faults.are_enough:
+            text = f"it reads {_shown(f'{name}.{field}')}, and a result has {', '.join(RESULT_FIELDS)}"
+            faults.note(place, text + nearest(field, RESULT_FIELDS), _value_of(call, str(place[-1])))
 
 
 def _ancestors(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
@@ -238,17 +256,15 @@ def _reading_fault(name: str, where: str, planned: PlannedStep, behind: Mapping[
 
 
 def _no_such_step(name: str, ids: Iterable[str]) -> str:
-    near = _nearest(name, tuple(ids))
-    return f"it reads {_shown(name)}, and no step has this id{near or f' ({AS_IT_IS})'}"
+    known = tuple(ids)
+    told = (
+        f"; there {'is' if len(known) == 1 else 'are'} {', '.join(map(_shown, known[:5]))}{', ...' * bool(known[5:])}"
+    )
+    return f"it reads {_shown(name)}, and no step has this id{nearest(name, known) or f'{told} ({AS_IT_IS})'}"
 
 
 def _value_of(call: Call, field: str) -> Any:
     return getattr(call, "json_" if field == "json" else field)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name[:60], known, n=1)
-    return f", did you mean '{near[0]}'?" if near else ""
 
 
 def _shown(name: str) -> str:

@@ -5,19 +5,33 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from worker.http.budget import Budget, TemplateFault
-from worker.http.fields import LONGEST_FORM, LONGEST_URL, Scalar, headers_fault, listed, parameters_fault, text_of
+from worker.http.fields import (
+    BODIES,
+    LONGEST_FORM,
+    LONGEST_URL,
+    Scalar,
+    headers_fault,
+    listed,
+    parameters_fault,
+    text_of,
+)
+from worker.http.placeholder import literal_of
 from worker.http.step import Call
 from worker.http.template import Allowance, Template, UrlTemplate, parse_template, parse_url_template
 from worker.http.url import parse_url
 
 AS_IT_IS: Final = 'for text that holds "{{" as it is, give the job "templates": false'
 """The way out for whoever never meant a template."""
+
+_NO_BASE64: Final = "base64 text is needed"
+_ALPHABET: Final = re.compile("[A-Za-z0-9+/=]*")
 
 Note = Callable[[str, str, Any], None]
 """Is told a fault: the field, what is wrong, and the value, of which nothing but its kind is ever shown."""
@@ -35,6 +49,11 @@ class Part:
         """The results it reads."""
         return frozenset() if self.template is None else self.template.names
 
+    @property
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """The results it reads, each with the field of it."""
+        return frozenset() if self.template is None else self.template.pairs
+
 
 @dataclass(frozen=True, slots=True)
 class Filled:
@@ -49,15 +68,31 @@ class Filled:
 class Draft:
     """URL, query, headers and body of a request, by the name of the field.
 
-    `host` is the host it goes to, where that is known before it is filled.
+    `host` is the host it goes to, by the name that limits know it by, where that is known before it is filled.
     """
 
     parts: Mapping[str, Part]
     host: str | None
 
-    def fill(self, results: Mapping[str, Any]) -> Filled:
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to fill."""
+        return all(part.template is None for part in self.parts.values())
+
+    @property
+    def body_field(self) -> str | None:
+        """The field that is the body; None when there is none."""
+        return next((field for field in self.parts if field in BODIES), None)
+
+    @property
+    def has_literal_body(self) -> bool:
+        """Whether the body is the same whatever the results are."""
+        field = self.body_field
+        return field is not None and self.parts[field].template is None
+
+    def fill(self, results: Mapping[str, Any], budget: Budget | None = None) -> Filled:
         """The request with these results in it, judged as one without templates is. A TemplateFault names the field."""
-        budget = Budget()
+        budget = budget or Budget()
         made = {field: _made(field, part, results, budget) for field, part in self.parts.items()}
         try:
             url = _with_query(made.pop("url"), made.pop("query"))
@@ -66,9 +101,9 @@ class Draft:
         headers = made.pop("headers")
         return Filled(url, headers, {_ARGUMENTS.get(name, name): value for name, value in made.items()})
 
-    def filled_host(self, results: Mapping[str, Any]) -> str:
+    def filled_host(self, results: Mapping[str, Any], budget: Budget) -> str:
         """The host it goes to with these results in it."""
-        return self.host or parse_url(_made("url", self.parts["url"], results, Budget())).host
+        return self.host or parse_url(_made("url", self.parts["url"], results, budget)).name
 
 
 def draft_of(call: Call, body: tuple[str, Any] | None, allowance: Allowance | None, note: Note) -> Draft | None:
@@ -82,7 +117,7 @@ def draft_of(call: Call, body: tuple[str, Any] | None, allowance: Allowance | No
         fields[body[0]] = body[1]
     parts = {field: _part(field, value, allowance, note) for field, value in fields.items()}
     found = {field: part for field, part in parts.items() if part is not None}
-    if len(found) < len(parts) or not _fits(found, note, call.query):
+    if len(found) < len(parts) or not _fits(found, note, call):
         return None
     return Draft(found, _host(found["url"]))
 
@@ -90,6 +125,8 @@ def draft_of(call: Call, body: tuple[str, Any] | None, allowance: Allowance | No
 def _part(field: str, value: Any, allowance: Allowance | None, note: Note) -> Part | None:
     try:
         template = None if allowance is None else _template(field, value, allowance)
+        if template is not None and field == "base64" and not _ALPHABET.fullmatch(literal_of(value)):
+            raise ValueError(_NO_BASE64)  # noqa: TRY301 - told as the maker would tell it
         return Part(_MAKERS[field](value)) if template is None else Part(None, template)
     except TemplateFault as fault:
         note(field, f"{fault} ({AS_IT_IS})", value)
@@ -116,15 +153,27 @@ def _made(field: str, part: Part, results: Mapping[str, Any], budget: Budget) ->
         raise TemplateFault(f"{field}: {fault}") from None
 
 
-def _fits(parts: Mapping[str, Part], note: Note, query: Any) -> bool:
-    if parts["url"].template is not None or parts["query"].template is not None:
-        return True
+def _fits(parts: Mapping[str, Part], note: Note, call: Call) -> bool:
+    """Whether what is known of the URL and its query is short enough."""
     try:
-        _with_query(parts["url"].ready, parts["query"].ready)
+        _with_query("x" * _least_length(parts["url"]), _known_query(parts["query"], call.query))
     except ValueError as fault:
-        note("query", str(fault), query)
+        note("query", str(fault), call.query)
         return False
     return True
+
+
+def _least_length(url: Part) -> int:
+    return url.template.length if isinstance(url.template, UrlTemplate) else len(url.ready)
+
+
+def _known_query(part: Part, query: Mapping[str, Any]) -> Mapping[str, list[str]]:
+    """The query without what its placeholders will give; what is nothing else may become an empty list."""
+    if part.template is None:
+        found: Mapping[str, list[str]] = part.ready
+        return found
+    texts = {name: [literal_of(text_of(one)) for one in listed(value)] for name, value in query.items()}
+    return {name: [text for text in several if text] for name, several in texts.items()}
 
 
 def _with_query(url: str, query: Mapping[str, list[str]]) -> str:
@@ -141,17 +190,19 @@ def _with_query(url: str, query: Mapping[str, list[str]]) -> str:
 
 def _host(url: Part) -> str | None:
     if not isinstance(url.template, UrlTemplate):
-        return parse_url(url.ready).host
-    return None if url.template.sample is None else url.template.sample.host
+        return parse_url(url.ready).name
+    return None if url.template.sample is None else url.template.sample.name
 
 
 def _url(text: str) -> str:
+    if len(text) <= LONGEST_URL:  # else it is not worth reading
+        try:
+            text = parse_url(text).text
+        except ValueError as error:
+            raise ValueError(f"the URL {error}") from None
     if len(text) > LONGEST_URL:
         raise ValueError(f"the URL is above {LONGEST_URL} characters")
-    try:
-        return parse_url(text).text
-    except ValueError as error:
-        raise ValueError(f"the URL {error}") from None
+    return text
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -194,7 +245,7 @@ def _bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, binascii.Error, ValueError):
-        raise ValueError("base64 text is needed") from None
+        raise ValueError(_NO_BASE64) from None
 
 
 def _as_it_is(value: Any) -> Any:

@@ -9,29 +9,24 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from worker import (
-    Context,
-    NotSent,
-    Reject,
-    RequestError,
-    Retry,
-    Snooze,
-    StatusError,
-    StepRetry,
-    is_retried,
-)
-from worker.http.budget import Budget, TemplateFault
+from worker import Context, Reject, Response, Retry, Snooze, StatusError, StepRetry, is_retried, may_be_sent
+from worker.http.budget import MAX_VISITS, Budget, TemplateFault
+from worker.http.ends import cut_short, is_final, named, strip
 from worker.http.fields import ITEM, MOST_ELEMENTS
+from worker.http.filling import Filling
+from worker.http.pace import pace
 from worker.http.payload import HttpJob
 from worker.http.plan import PlannedStep
 from worker.http.request import Part
 from worker.http.result import kept_of
 from worker.http.status import asked_wait
 from worker.http.step import CONCURRENCY, Step
-from worker.http.template import Template, UrlTemplate
 
 STEP_MARGIN: Final = 0.5
 """Seconds a step gets beyond its request, so that the engine, which knows whether anything was sent, ends first."""
+
+HOST_VISITS: Final = 2000
+"""What the URL of an element may look at when it is one placeholder: all that run at once are looked at in one turn."""
 
 
 class Run:
@@ -41,20 +36,31 @@ class Run:
         self._plan = job.plan
         self._held = frozenset(job.keys)
         self._context = context
+        self._seconds = context.seconds_left
+        self._filling = Filling(len(context.job.body))
         self._results: dict[str, Any] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._planned = {planned.id: planned for planned in job.plan.steps}
         self._readers = job.plan.readers()
         self._failure: BaseException | None = None
+        self._cut_short: Reject | None = None
 
     async def all(self) -> dict[str, Any]:
         """What every step gave, by id: `{"truncated": bytes}` where it was dropped on the way."""
+        try:
+            await self._all()
+        except asyncio.CancelledError:
+            if self._cut_short is None:
+                raise
+            raise self._cut_short from None
+        return {planned.id: self._told(planned.id) for planned in self._plan.steps}
+
+    async def _all(self) -> None:
         if len(self._plan.steps) == 1:
             await self._finish(self._plan.steps[0])
         else:
             self._ended = {planned.id: asyncio.Event() for planned in self._plan.steps}
             await self._context.gather(*(self._in_turn(planned) for planned in self._plan.steps))
-        return {planned.id: self._told(planned.id) for planned in self._plan.steps}
 
     def _told(self, name: str) -> Any:
         dropped = self._context.dropped(name)
@@ -72,13 +78,22 @@ class Run:
     async def _finish(self, planned: PlannedStep) -> None:
         try:
             result = await self._result(planned)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing new may start
-            named = error if error is self._failure else _named(error, planned, several=self._plan.several)
-            self._failure = self._failure or named
-            raise named from None
-        if self._context.dropped(planned.id) is None:
-            self._results[planned.id] = result
-        self._release(planned)
+            end = self._fail(error, planned)
+        else:
+            if self._context.dropped(planned.id) is None:
+                self._results[planned.id] = result
+            self._release(planned)
+            return
+        raise end  # out here, where it does not keep the error it came from
+
+    def _fail(self, error: BaseException, planned: PlannedStep) -> BaseException:
+        """From now on nothing new starts. Returns the end that `error` means."""
+        end = error if error is self._failure else named(error, planned, several=self._plan.several)
+        self._failure = self._failure or end
+        return end
 
     def _release(self, planned: PlannedStep) -> None:
         """Give up a result that nothing can read any more, and then those that it was made of.
@@ -98,93 +113,119 @@ class Run:
         timeout = (context.step_timeout if step.timeout is None else step.timeout) + STEP_MARGIN
         retry = StepRetry(attempts=step.retry.attempts, when=step.retry.when)
         if planned.for_each is None:
-            key = self._key_if_it_can_be_filled(planned)
+            key = await self._key_if_it_can_be_filled(planned)
             return await context.step(
-                step.id, _send, planned, self._results, context, timeout=timeout, retry=retry, key=key
+                step.id, self._send, planned, self._results, timeout=timeout, retry=retry, key=key
             )
         return await context.map(
             step.id,
             functools.partial(self._element, planned),
-            self._items(planned.for_each),
+            await self._items(planned, planned.for_each),
             concurrency=step.concurrency or CONCURRENCY,
             timeout=timeout,
             retry=retry,
-            key=lambda item: self._key(planned, self._results | {ITEM: item}),
+            key=lambda item: self._key(planned, self._results | {ITEM: item}, visits=HOST_VISITS),
         )
 
-    async def _element(self, planned: PlannedStep, item: Any) -> Any:
-        if self._failure is not None:  # another step's: nothing new starts here either
-            raise self._failure
-        return await _send(planned, self._results | {ITEM: item}, self._context)
-
-    def _items(self, for_each: Part) -> list[Any]:
-        items = for_each.ready if for_each.template is None else _filled(for_each.template, self._results)
+    async def _items(self, planned: PlannedStep, for_each: Part) -> list[Any]:
+        items = await self._listed(for_each)
         if not isinstance(items, list):
             raise TemplateFault("for_each: a list is needed, and the placeholder gives something else")
         if len(items) > MOST_ELEMENTS:
             raise TemplateFault(f"for_each: at most {MOST_ELEMENTS} elements are possible, these are {len(items)}")
-        if len(items) > (most := self._context.max_requests):
-            raise Reject(f"for_each: {len(items)} elements, and one job may make {most} requests (WORKER_MAX_REQUESTS)")
+        self._check_allowance(len(items) - self._finished_elements(planned.id))
         return items
 
-    def _key(self, planned: PlannedStep, results: Mapping[str, Any]) -> str | None:
+    async def _listed(self, for_each: Part) -> Any:
+        if for_each.template is None:
+            return for_each.ready
+        async with pace():
+            try:
+                return for_each.template.fill(self._results, Budget())
+            except TemplateFault as fault:
+                raise TemplateFault(f"for_each: {fault}") from None
+
+    def _finished_elements(self, name: str) -> int:
+        return len(getattr(self._context.steps.finished.get(name), "done", ()))
+
+    def _check_allowance(self, elements: int) -> None:
+        most = self._context.max_requests
+        if elements > most:
+            raise Reject(f"for_each: {elements} elements, and one job may make {most} requests (WORKER_MAX_REQUESTS)")
+        if elements > (left := most - self._context.requests):
+            raise Retry(f"for_each: {elements} elements, and {left} requests are left (WORKER_MAX_REQUESTS)")
+
+    def _key(self, planned: PlannedStep, results: Mapping[str, Any], *, visits: int = MAX_VISITS) -> str | None:
         """The host the request counts against, unless the job itself holds a place under that name."""
-        host = planned.draft.filled_host(results)
+        host = planned.draft.filled_host(results, Budget(visits=visits))
         return None if host in self._held else host
 
-    def _key_if_it_can_be_filled(self, planned: PlannedStep) -> str | None:
+    async def _key_if_it_can_be_filled(self, planned: PlannedStep) -> str | None:
         # A finished step is not filled again, and what it read may be gone by now: only a step that runs may say so.
-        try:
+        if planned.draft.host is not None:
             return self._key(planned, self._results)
-        except TemplateFault:
-            return None
+        async with pace():
+            try:
+                return self._key(planned, self._results)
+            except TemplateFault:
+                return None
 
+    async def _element(self, planned: PlannedStep, item: Any) -> Any:
+        return await self._send(planned, self._results | {ITEM: item})
 
-def _filled(template: Template | UrlTemplate, results: Mapping[str, Any]) -> Any:
-    try:
-        return template.fill(results, Budget())
-    except TemplateFault as fault:
-        raise TemplateFault(f"for_each: {fault}") from None
+    async def _send(self, planned: PlannedStep, results: Mapping[str, Any]) -> Any:
+        """One try. It begins here, in its place: what failed while it waited for that keeps it from beginning."""
+        if self._failure is not None:
+            strip(self._failure)
+            raise self._failure
+        step = planned.step
+        try:
+            return await self._exchange(planned, results)
+        except asyncio.CancelledError as cancelled:
+            if step.retry.when == "unsent" and may_be_sent(cancelled):
+                self._cut_short = self._cut_short or cut_short(planned, several=self._plan.several)
+            strip(cancelled)
+            raise
+        except Exception as error:
+            if is_final(error, step.retry):
+                self._fail(error, planned)
+            strip(error)
+            raise
 
+    async def _exchange(self, planned: PlannedStep, results: Mapping[str, Any]) -> Any:
+        step, ready = planned.step, await self._filling.ready(planned, results)
+        response = await self._context.request(
+            step.method,
+            ready.url,
+            headers=ready.headers,
+            body=ready.body,
+            timeout=self._timeout(step),
+            redirects=step.redirects,
+        )
+        if step.expect.holds(response.status):
+            return kept_of(planned, response)
+        raise self._unexpected(response)
 
-async def _send(planned: PlannedStep, results: Mapping[str, Any], context: Context) -> Any:
-    step, filled = planned.step, planned.draft.fill(results)
-    response = await context.request(
-        step.method,
-        filled.url,
-        headers=filled.headers,
-        timeout=step.timeout,
-        redirects=step.redirects,
-        **filled.body,
-    )
-    if step.expect.holds(response.status):
-        return kept_of(planned, response)
-    wait = asked_wait(response.status, response.headers, now=time.time(), chance=random.random())  # noqa: S311 (no secret)
-    if wait is not None:
-        raise Snooze(wait, reason="retry_after")
-    if is_retried(response.status, response.headers):
-        raise StatusError(response)
-    raise Reject(f"status {response.status}", code="http_status")
+    def _timeout(self, step: Step) -> float:
+        """Seconds for the request.
 
+        One that may not be repeated ends before the job does, or is not begun: cut short, it would be the job's end.
+        """
+        timeout = self._context.step_timeout if step.timeout is None else step.timeout
+        if step.retry.when == "any":
+            return timeout
+        left, margin = self._context.seconds_left, min(STEP_MARGIN, self._seconds / 10)
+        # Of a job timeout shorter than that of its steps, half is enough for a request to begin.
+        if left < min(timeout + margin, self._seconds / 2):
+            raise Retry("too little of the job timeout is left for a request that may not be repeated")
+        return min(timeout, left - margin)
 
-def _named(error: BaseException, planned: PlannedStep, *, several: bool) -> BaseException:
-    """The end of the job that the error of a step means, told by step, status and host only."""
-    where = f"step {planned.id!r}: " if several else ""
-    match error:
-        case TemplateFault():
-            return Reject(f"{where}{error}", code="template")
-        case Reject():
-            return Reject(f"{where}{error.detail}", code=error.code)
-        case NotSent():
-            return Retry(f"{where}{error}")
-        case RequestError() | TimeoutError():
-            return _given_up(f"{where}{str(error) or 'no answer in time'}", planned.step)
-        case _:
-            return error
-
-
-def _given_up(text: str, step: Step) -> Reject | Retry:
-    """It may have been executed: whether another attempt may repeat it is the job's to say."""
-    if step.retry.when == "unsent":
-        return Reject(f"{text}; it may have been executed, and may not be repeated", code="not_repeated")
-    return Retry(text)
+    def _unexpected(self, response: Response) -> Exception:
+        """The error that an answer is which was not expected."""
+        snoozes, chance = self._context.job.snoozes, random.random()  # noqa: S311 (no secret)
+        wait = asked_wait(response.status, response.headers, now=time.time(), chance=chance, snoozes=snoozes)
+        if wait is not None:
+            return Snooze(wait, reason="retry_after")
+        if is_retried(response.status, response.headers):
+            return StatusError(Response(response.status, response.headers, b"", response.url))
+        return Reject(f"status {response.status}", code="http_status")

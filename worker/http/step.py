@@ -82,6 +82,12 @@ class Step(Call):
         return None
 
 
+class ListedStep(Step):
+    """One of several steps, which are known by their ids."""
+
+    id: Id
+
+
 class Callback(Call):
     """The request that tells the result. Its body is the result."""
 

@@ -39,9 +39,13 @@ _Fill = Callable[[Results, Budget], Any]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A JSON value with placeholders in its strings. `names` are the steps they read, and `item`."""
+    """A JSON value with placeholders in its strings.
+
+    `names` are the steps they read, and `item`; `pairs` the fields they read of those.
+    """
 
     names: frozenset[str]
+    pairs: frozenset[tuple[str, str]]
     expression: Expression | None
     """The one placeholder that is all there is; None for everything else."""
 
@@ -68,7 +72,7 @@ def parse_template(value: Any, allowance: Allowance | None = None) -> Template:
     """
     reading = _Reading(allowance or Allowance())
     fill = reading.value(value, None, level=0)
-    return Template(frozenset(reading.names), reading.whole, value, fill)
+    return Template(frozenset(reading.names), frozenset(reading.pairs), reading.whole, value, fill)
 
 
 class _Place(NamedTuple):
@@ -83,6 +87,7 @@ class _Reading:
 
     def __init__(self, allowance: Allowance) -> None:
         self.names: set[str] = set()
+        self.pairs: set[tuple[str, str]] = set()
         self.whole: Expression | None = None
         self._allowance = allowance
 
@@ -116,7 +121,10 @@ class _Reading:
             parts = split_text(text, self._allowance)
         except TemplateFault as fault:
             raise _at(place, fault) from None
-        self.names.update(*(part.names for part in parts if isinstance(part, Expression)))
+        for part in parts:
+            if isinstance(part, Expression):
+                self.names |= part.names
+                self.pairs |= part.pairs
         if len(parts) == 1 and isinstance(parts[0], Expression):
             if place is None:
                 self.whole = parts[0]

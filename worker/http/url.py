@@ -24,6 +24,8 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _KEPT: Final = "!#$%&'()*+,-./:;=?@[]_~"
 _PORTS: Final = {"http": 80, "https": 443}
+_LONGEST_KNOWN: Final = 1024
+"""Characters of URLs that are remembered: a thousand of the longest would be megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +56,25 @@ class Url:
     def origin(self) -> tuple[str, str, int]:
         return self.scheme, self.host, self.port
 
+    @property
+    def name(self) -> str:
+        """The host by the one name that limits and metrics know it by: without the dot that may end it."""
+        return self.host.removesuffix(".")
+
     def __str__(self) -> str:
         return self.text
 
 
-@lru_cache(maxsize=1024)
 def parse_url(text: str) -> Url:
     """The URL that `text` says; a ValueError names what is wrong with it without repeating it (it may hold a secret).
 
     Percent-encoding is kept as it is; a character no URL may hold (a space in a path, ü) is encoded. A fragment is
     dropped. Userinfo is refused: it would travel through logs and be sent nowhere one expects.
     """
+    return _known(text) if len(text) <= _LONGEST_KNOWN else _parsed(text)
+
+
+def _parsed(text: str) -> Url:
     if _UNPRINTABLE.search(text):
         raise ValueError("holds a control character or half a character")
     if (parts := _URL.match(text)) is None:
@@ -79,6 +89,9 @@ def parse_url(text: str) -> Url:
     if port > 65535:
         raise ValueError("has a port above 65535")
     return Url(scheme, host, port, quote((parts["path"] or "/") + (parts["query"] or ""), safe=_KEPT), literal)
+
+
+_known: Final = lru_cache(maxsize=1024)(_parsed)
 
 
 def _host(text: str) -> tuple[str, Address | None]:

@@ -34,14 +34,16 @@ _NEXT: Final[dict[tuple[_Where, str], _Where]] = {
 
 @dataclass(frozen=True, slots=True)
 class UrlTemplate:
-    """A URL with placeholders. `names` are the steps they read, and `item`.
+    """A URL with placeholders. `names` are the steps they read, and `item`; `pairs` the fields they read of those.
 
     `sample` is a URL with the origin that the filled one will have, whatever is filled in. None when the URL is one
-    placeholder: then all of it is only known when it is filled.
+    placeholder: then all of it is only known when it is filled. `length` is what it has at least, in characters.
     """
 
     names: frozenset[str]
+    pairs: frozenset[tuple[str, str]]
     sample: Url | None
+    length: int
     _pieces: tuple[_Piece, ...] = field(repr=False)
 
     @property
@@ -75,18 +77,20 @@ def parse_url_template(text: str, allowance: Allowance | None = None) -> UrlTemp
     parts = split_text(text, allowance or Allowance())
     expressions = [part for part in parts if isinstance(part, Expression)]
     names = frozenset[str]().union(*(one.names for one in expressions))
+    pairs = frozenset[tuple[str, str]]().union(*(one.pairs for one in expressions))
     if expressions and len(parts) == 1:
-        return UrlTemplate(names, None, (_Piece(tuple(parts)),))
+        return UrlTemplate(names, pairs, None, 0, (_Piece(tuple(parts)),))
     if expressions and not (isinstance(parts[0], str) and _ORIGIN.match(parts[0])):
         raise TemplateFault("scheme, host and port of a URL cannot hold placeholders, only path and query values can")
     sample_text = "".join(part if isinstance(part, str) else "x" for part in parts)
-    if len(sample_text) > LONGEST_URL:
-        raise TemplateFault(f"the URL is above {LONGEST_URL} characters")
     try:
         sample = parse_url(sample_text)
     except ValueError as error:
         raise TemplateFault(f"the URL {error}") from None
-    return UrlTemplate(names, sample, tuple(_Cutting(parts).pieces))
+    length = len(sample.text) - len(expressions)
+    if max(length, len(sample_text) - len(expressions)) > LONGEST_URL:
+        raise TemplateFault(f"the URL is above {LONGEST_URL} characters")
+    return UrlTemplate(names, pairs, sample, length, tuple(_Cutting(parts).pieces))
 
 
 @dataclass(frozen=True, slots=True)
