@@ -32,9 +32,9 @@ class DecodeRules:
 class Job:
     """A job as one delivery of it says. Times are epoch seconds.
 
-    `attempt` is the attempt that runs now, from 1; `crashes` the deliveries, those of earlier copies included, that ended
-    with a dead worker or a lost session. `wait_deadline` is what the next wait may not pass: the deadline
-    and the publisher's `expiration`, which bounds the queueing and not the run.
+    `attempt` is the attempt that runs now, from 1; `crashes` counts deliveries, those of earlier copies included, that
+    ended with a dead worker or a lost session. `wait_deadline` is what the next wait may not pass: the deadline and the
+    publisher's `expiration`, which bounds the queueing and not the run.
     """
 
     id: str
