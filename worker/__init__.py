@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from worker.core.result import Result
     from worker.core.strict_json import loads as read_json
     from worker.httpx_face import httpx_client, is_transient
+    from worker.runtime.clock import SystemClock
     from worker.runtime.context import Context
     from worker.runtime.cpu import CpuProcessDied
     from worker.runtime.quick_retry import StepRetry
@@ -55,6 +56,7 @@ __all__ = [
     "Snooze",
     "StatusError",
     "StepRetry",
+    "SystemClock",
     "asks_to_wait",
     "httpx_client",
     "is_retried",
@@ -74,6 +76,7 @@ _HOMES = {
     "Retry": "worker.core.outcome",
     "Snooze": "worker.core.outcome",
     "StepRetry": "worker.runtime.quick_retry",
+    "SystemClock": "worker.runtime.clock",
     "asks_to_wait": "worker.runtime.statuses",
     "httpx_client": "worker.httpx_face",
     "is_retried": "worker.runtime.statuses",

@@ -266,15 +266,23 @@ class _Lane:
         # For the handler's own log lines: they carry the job here, too.
         with structlog.contextvars.bound_contextvars(id=job.id, type=job.type, attempt=job.attempt):
             try:
-                registration = self._registry.find(job.type)
-                payload = registration.validate(job.payload)
-            except BaseException as error:  # noqa: BLE001 - as in the pipeline
-                ended = Ended(outcome_of(error), job.steps, trouble=trouble_of(error))
-            else:
-                self._run = self._executor.start(job, registration, payload, order.timeout)
-                ended = _portable(await self._run.ended(), registration)
-                self._run = None
-        self._link.send(ended)
+                self._link.send(await self._ended(order))
+            except Exception as error:  # noqa: BLE001 - a fault of ours: the parent waits for an answer
+                log.error("suspects.failed", **trouble_of(error))  # noqa: TRY400 - a trace repeats values
+                self._link.send(Ended(Failed("a fault of the worker"), job.steps))
+
+    async def _ended(self, order: RunOrder) -> Ended:
+        job = order.job
+        try:
+            registration = self._registry.find(job.type)
+            payload = registration.validate(job.payload)
+        except BaseException as error:  # noqa: BLE001 - as in the pipeline
+            return Ended(outcome_of(error), job.steps, trouble=trouble_of(error))
+        self._run = self._executor.start(job, registration, payload, order.timeout)
+        try:
+            return _portable(await self._run.ended(), registration)
+        finally:
+            self._run = None
 
 
 def _portable(ended: Ended, registration: Registration) -> Ended:

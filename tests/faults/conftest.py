@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import installation
 from tests.faults.trial import Trial
-from worker.dev.node import Node, ensure_rabbitmq
+from worker.dev.node import Node
 from worker.dev.target import Target
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # a queue that is not there is an answer here, not news
@@ -45,7 +46,7 @@ def trial(node: Node, tmp_path: Path, target: Target, note: Callable[[str], None
 def rough(node: Node, tmp_path: Path, target: Target, note: Callable[[str], None]) -> Iterator[Trial]:
     # `node` is asked for so that this is skipped where that one is. RabbitMQ 3.10 sometimes takes no new quorum queues
     # any more when it was killed twice.
-    with Node(ensure_rabbitmq(progress=lambda _: None)) as own, Trial(own, tmp_path, target, note) as found:
+    with Node(installation()) as own, Trial(own, tmp_path, target, note) as found:
         yield found
 
 

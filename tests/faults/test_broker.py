@@ -14,7 +14,7 @@ BACK = 5.0
 """Seconds after the listener is up until jobs start again."""
 
 BAD_ACK = (
-    "[rabbit_channel:do(C, {'basic.ack', 99999, false}) || C <- rabbit_channel:list(),"
+    "[rabbit_channel_common:do(C, {'basic.ack', 99999, false}) || C <- rabbit_channel:list(),"
     " proplists:get_value(consumer_count, rabbit_channel:info(C, [consumer_count])) > 0]."
 )
 """What a client that settles twice sends, put into the channels of all consumers."""

@@ -103,14 +103,13 @@ def test_row_24_the_whole_service_dies_with_it_each_time(trial: Trial) -> None:
 def test_row_25_a_handler_that_blocks_for_a_minute(trial: Trial) -> None:
     """The broker gives the connection up; the jobs join their redeliveries. The warning names the handler.
 
-    Neighbours that wait for an answer just then find their step's time over, and ask once more: the worker cannot tell
-    a target that was slow from a loop that was held. None is run again for the sake of the lost connection.
+    Nothing is repeated: neighbours whose answers came meanwhile get a moment to read them, however late it is.
     """
     trial.declare()
     url = f"{trial.target.url}/ok?blocks"
     worker = trial.start(APP, concurrency="10", job_timeout="120s")
     trial.publish_all([trial.handled("blocks", {"url": url, "seconds": 60}), *trial.jobs(9, "/ok?ms=100&job={}")])
-    with trial.fault("loop.blocked", bound=9):
+    with trial.fault("loop.blocked", bound=0):
         trial.until_done(10, 90)
         eventually(lambda: "blocks" in worker.said(), "it is named", 90)
     trial.judge(seconds=120)

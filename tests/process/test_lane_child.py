@@ -74,6 +74,15 @@ CHILD = """
     asyncio.run(main())
 """
 
+BROKEN = """registry = Registry()
+    from worker import suspects
+
+    def broken(ended, registration):
+        raise RuntimeError("planted")
+
+    suspects._portable = broken
+"""
+
 UNWILLING = """
     import asyncio, sys
     from worker.link import Link, end_of_line
@@ -189,3 +198,8 @@ async def test_a_publish_that_is_not_confirmed_fails_its_attempt(executor: Any, 
     ended = await run(executor(), "publish")
     assert ended.outcome == Failed("worker.core.broker.PublishFailed")
     assert not ended.steps
+
+
+async def test_a_fault_of_ours_there_is_an_answer_and_no_silence(executor: Any) -> None:
+    ended = await run(executor(CHILD.replace("registry = Registry()", BROKEN, 1)), "return")
+    assert ended.outcome == Failed("a fault of the worker")

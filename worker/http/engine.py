@@ -18,7 +18,18 @@ from typing import Final
 
 import aiohttp
 
-from worker import Headers, Limits, NotSent, Reject, Request, RequestError, RequestTimeout, Response, mark_sent
+from worker import (
+    Headers,
+    Limits,
+    NotSent,
+    Reject,
+    Request,
+    RequestError,
+    RequestTimeout,
+    Response,
+    SystemClock,
+    mark_sent,
+)
 from worker.http.body import is_inflated, read_body
 from worker.http.connector import Connector, trusted_context
 from worker.http.guard import Blocked, Guard
@@ -34,6 +45,7 @@ Observer = Callable[[str, str, float], None]
 The result is `1xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large` or `cancelled`.
 """
 
+CLOCK: Final = SystemClock()
 SELF_TEST_SECONDS: Final = 2.0
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 _NO_TYPE: Final = ("Content-Type",)  # aiohttp would call every body without a type an octet-stream
@@ -139,7 +151,7 @@ class Engine:
     async def _in_time(self, request: Request) -> Response:
         trail = Trail()
         try:
-            async with asyncio.timeout(None if request.timeout == math.inf else request.timeout):
+            async with CLOCK.timeout(None if request.timeout == math.inf else request.timeout):
                 return await self._follow(request, trail)
         except TimeoutError:
             raise trail.late(request.timeout) from None

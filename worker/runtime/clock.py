@@ -7,12 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-
-class Timer(Protocol):
-    """Something due later."""
-
-    def cancel(self) -> None:
-        """Forget it; no effect once it has run."""
+from worker.runtime.bound import Bound, Timer
 
 
 class Clock(Protocol):
@@ -30,7 +25,7 @@ class Clock(Protocol):
     async def sleep(self, delay: float) -> None:
         """Wait."""
 
-    def timeout(self, delay: float | None) -> asyncio.Timeout:
+    def timeout(self, delay: float | None) -> Bound:
         """As asyncio.timeout(), on this clock."""
 
 
@@ -49,5 +44,5 @@ class SystemClock:
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)
 
-    def timeout(self, delay: float | None) -> asyncio.Timeout:
-        return asyncio.timeout(delay)
+    def timeout(self, delay: float | None) -> Bound:
+        return Bound(self, delay)

@@ -10,6 +10,7 @@ import structlog
 from worker.core.job import Job
 from worker.core.outcome import Failed, Interrupted, Outcome, Reject, Succeeded
 from worker.runtime.attempt import Ended
+from worker.runtime.bound import Alarm
 from worker.runtime.clock import Clock
 from worker.runtime.context import Context, enter
 from worker.runtime.ends import outcome_of, trouble_of
@@ -76,7 +77,7 @@ class LocalRun:
         self._task = loop.create_task(self._handle(), name=f"job {self._context.job.id}")
         if self._stopped_as is not None:
             self._task.cancel()
-        timer = self._clock.call_later(self._timeout, self._time_out)
+        timer = Alarm(self._clock, self._timeout, self._time_out)
         try:
             await asyncio.wait({self._task, self._left_behind}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # the process ends without waiting any longer

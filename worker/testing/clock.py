@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
+from worker.runtime.bound import Bound
+
 START: Final = 1_800_000_000.0
 
 
@@ -52,11 +54,8 @@ class ManualClock:
         finally:
             timer.cancel()
 
-    def timeout(self, delay: float | None) -> asyncio.Timeout:
-        bound = asyncio.timeout(None)
-        if delay is not None:
-            self.call_later(delay, lambda: _expire(bound))
-        return bound
+    def timeout(self, delay: float | None) -> Bound:
+        return Bound(self, delay)
 
     @property
     def next_due(self) -> float | None:
@@ -80,10 +79,3 @@ async def let_run(rounds: int = 25) -> None:
     """Let every task that can go on do so."""
     for _ in range(rounds):
         await asyncio.sleep(0)
-
-
-def _expire(bound: asyncio.Timeout) -> None:
-    try:
-        bound.reschedule(asyncio.get_running_loop().time())
-    except RuntimeError:
-        return  # its block was left already, or is being left
