@@ -12,6 +12,7 @@ and fail on CI. WORKER_TEST_RABBITMQ=4 makes every node one of RabbitMQ 4 (`make
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ import pytest
 from worker.dev.chroot import find_rabbitmq_4, without_rabbitmq_4
 from worker.dev.node import Installation, Node, NodeUnavailable, ensure_rabbitmq
 from worker.dev.target import Target
+
+# In a shell's background Ctrl-C is ignored, and the programs that tests start and interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_BROKER = "no broker to test against: "
 
