@@ -19,12 +19,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from worker.http.budget import MAX_TEXT, MAX_VISITS, Budget
-from worker.http.filling import Filling
-from worker.http.payload import HttpJob
-from worker.http.placeholder import MAX_CHARACTERS, MAX_PLACEHOLDERS
-from worker.http.plan import PlannedStep
-from worker.http.template import Template, TemplateFault, parse_template
+from worker.http.jobs.filling import Filling
+from worker.http.jobs.payload import HttpJob
+from worker.http.jobs.plan import PlannedStep
+from worker.http.templates.budget import MAX_TEXT, MAX_VISITS, Budget
+from worker.http.templates.placeholder import MAX_CHARACTERS, MAX_PLACEHOLDERS
+from worker.http.templates.template import Template, TemplateFault, parse_template
 
 Make = Callable[[int], Any]
 

@@ -13,9 +13,9 @@ from tests.http.targets import MakeEngine, Serve
 from worker import Reject, Result
 from worker.core.result import Value
 from worker.core.strict_json import loads
-from worker.http.callback import callback_of
 from worker.http.handler import http_registry
-from worker.http.payload import HttpJob
+from worker.http.jobs.callback import callback_of
+from worker.http.jobs.payload import HttpJob
 from worker.testing import Harness
 
 URL = "https://a.example/done"

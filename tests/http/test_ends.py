@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from worker import MaybeSent, NotSent, Reject, Retry, Snooze, StatusError
-from worker.http.ends import is_final, strip
-from worker.http.fields import QuickRetry
+from worker.http.jobs.ends import is_final, strip
+from worker.http.jobs.fields import QuickRetry
 from worker.runtime.transport import Headers, Response
 
 ANSWERED = StatusError(Response(500, Headers([]), b"", "https://a.example/"))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import Parser
 
-from worker.http.budget import MAX_TEXT, MAX_VISITS, Budget, TemplateFault
-from worker.http.expression import MAX_EXPRESSION, Expression, parse_expression, parse_path, shown
-from worker.http.template import parse_template
+from worker.http.templates.budget import MAX_TEXT, MAX_VISITS, Budget, TemplateFault
+from worker.http.templates.expression import MAX_EXPRESSION, Expression, parse_expression, parse_path, shown
+from worker.http.templates.template import parse_template
 
 RESULT: dict[str, Any] = {
     "status": 200,

@@ -13,8 +13,8 @@ import pytest
 from tests.http.desk import Answer, Crowd, Desk, by_path, keys, path_of, paths
 from tests.http.targets import Exchange, MakeEngine, Serve
 from tests.http.test_pace import Worktime
-from worker.http.json_pieces import json_pieces
-from worker.http.pace import HELPING, Pace
+from worker.http.jobs.json_pieces import json_pieces
+from worker.http.jobs.pace import HELPING, Pace
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ async def test_a_literal_body_is_encoded_once_for_all(
         return json_pieces(value)
 
     encoded: list[Any] = []
-    monkeypatch.setattr("worker.http.filling.json_pieces", pieces)
+    monkeypatch.setattr("worker.http.jobs.filling.json_pieces", pieces)
     target = await serve(by_path({f"/{number}": Answer() for number in range(9)}))
     body = {"rows": list(range(5000))}
     done = await desk.run(over(list(range(9)), target.url, method="POST", json=body))
@@ -273,7 +273,7 @@ async def test_elements_are_filled_one_at_a_time_over_many_turns(
 
     clock, fills, turns = Worktime(), list[int](), list[int]()
     watched = Watched(clock)
-    monkeypatch.setattr("worker.http.filling.pace", lambda: watched)
+    monkeypatch.setattr("worker.http.jobs.filling.pace", lambda: watched)
     target = await serve(by_path({"/a": Answer(value=[1]), **{f"/{number}": Answer() for number in range(20)}}))
     fan = {"id": "b", "needs": ["a"], "method": "POST", **over(list(range(20)), target.url, concurrency=20)}
     job = {"steps": [{"id": "a", "url": f"{target.url}a"}, {**fan, "json": "{{ a.json }}"}]}

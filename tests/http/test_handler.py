@@ -19,8 +19,8 @@ from worker.core.job import Job
 from worker.core.message import Properties
 from worker.http.client import HttpTransport
 from worker.http.handler import http_registry, run_http
-from worker.http.payload import HttpJob
-from worker.http.status import asked_wait
+from worker.http.jobs.payload import HttpJob
+from worker.http.jobs.status import asked_wait
 from worker.runtime.clock import SystemClock
 from worker.runtime.context import job_gate
 from worker.runtime.limiter import Limiter, Places

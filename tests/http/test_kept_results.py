@@ -13,7 +13,7 @@ from tests.http.targets import Exchange, MakeEngine, Serve
 from worker import Context
 from worker.core.finished import Element, Elements, Finished, Step, decode_steps, fit_steps
 from worker.http.handler import http_registry
-from worker.http.payload import HttpJob
+from worker.http.jobs.payload import HttpJob
 from worker.runtime.steps import item_digest
 from worker.testing import Harness, replay_letter, run_job
 from worker.testing.memory_broker import WORKER_USER

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from worker.http.json_pieces import AT_ONCE, json_pieces
-from worker.http.pace import HELPING, Pace, pace
+from worker.http.jobs.json_pieces import AT_ONCE, json_pieces
+from worker.http.jobs.pace import HELPING, Pace, pace
 
 
 class Turns:

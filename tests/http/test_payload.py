@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from worker.http.budget import Budget
-from worker.http.payload import HttpJob, ManySteps, OneStep
-from worker.http.request import Filled
+from worker.http.jobs.payload import HttpJob, ManySteps, OneStep
+from worker.http.jobs.request import Filled
+from worker.http.templates.budget import Budget
 from worker.runtime.payload import LOOKED_AT, explain_validation
 
 URL = "https://api.example.com/ping"

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from worker.core.strict_json import loads
-from worker.http.fields import ENOUGH_FAULTS, LONGEST_URL
-from worker.http.payload import HttpJob, ManySteps, OneStep
-from worker.http.request import AS_IT_IS
-from worker.http.step import Callback, Step
+from worker.http.jobs.fields import ENOUGH_FAULTS, LONGEST_URL
+from worker.http.jobs.payload import HttpJob, ManySteps, OneStep
+from worker.http.jobs.request import AS_IT_IS
+from worker.http.jobs.step import Callback, Step
 from worker.runtime.payload import explain_validation
 
 URL = "https://api.example.com/ping"
@@ -376,7 +376,7 @@ def test_a_query_that_is_too_long_is_not_even_encoded(monkeypatch: pytest.Monkey
         return text
 
     encoded: list[str] = []
-    monkeypatch.setattr("worker.http.request.quote", quote)
+    monkeypatch.setattr("worker.http.jobs.request.quote", quote)
     text = refusal({"url": URL, "query": {"a": "x" * 1_000_000}})
     assert text == TOO_LONG_A_QUERY
     assert encoded == []

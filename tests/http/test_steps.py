@@ -10,7 +10,7 @@ import pytest
 
 from tests.http.desk import Answer, Crowd, Desk, by_path, chain, keys, path_of, paths
 from tests.http.targets import Exchange, MakeEngine, Serve
-from worker.http.pace import pace
+from worker.http.jobs.pace import pace
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from worker import Context, Registry, Reject
-from worker.http.callback import callback_of
-from worker.http.payload import HttpJob
-from worker.http.plan import Plan
-from worker.http.run import Run
+from worker.http.jobs.callback import callback_of
+from worker.http.jobs.payload import HttpJob
+from worker.http.jobs.plan import Plan
+from worker.http.jobs.run import Run
 
 
 def http_registry() -> Registry:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from worker.http.expression import Expression, parse_path
-from worker.http.fields import ENOUGH_FAULTS, ITEM, Faults, nearest
-from worker.http.request import AS_IT_IS, Draft, Note, Part, draft_of
-from worker.http.step import Call, Callback, Step
-from worker.http.template import Allowance, TemplateFault, parse_template
+from worker.http.jobs.fields import ENOUGH_FAULTS, ITEM, Faults, nearest
+from worker.http.jobs.request import AS_IT_IS, Draft, Note, Part, draft_of
+from worker.http.jobs.step import Call, Callback, Step
+from worker.http.templates.expression import Expression, parse_path
+from worker.http.templates.template import Allowance, TemplateFault, parse_template
 
 RESULT_FIELDS: Final = ("status", "headers", "json", "text")
 """What a result is made of; `save` starts at one of them."""

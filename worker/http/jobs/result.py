@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from worker import Response, read_json
-from worker.http.budget import TemplateFault
-from worker.http.plan import PlannedStep
+from worker.http.jobs.plan import PlannedStep
+from worker.http.templates.budget import TemplateFault
 
 KEPT_HEADERS: Final = ("content-type", "location", "etag", "retry-after", "x-request-id")
 """Response headers that get into a result."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, PrivateAttr, WrapValidator, model_validator
 
-from worker.http.fields import MOST_STEPS, Strict, not_beside
-from worker.http.plan import Plan, plan_of
-from worker.http.step import Callback, ListedStep, Step
+from worker.http.jobs.fields import MOST_STEPS, Strict, not_beside
+from worker.http.jobs.plan import Plan, plan_of
+from worker.http.jobs.step import Callback, ListedStep, Step
 
 _LimitKey = Annotated[str, Field(min_length=1, max_length=200)]
 _LIMIT_KEY: Final = "Held back by the limit of this name, besides those of the hosts."

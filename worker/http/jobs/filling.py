@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from worker.http.budget import MAX_ELEMENT_TEXT, MAX_TEXT, Budget
-from worker.http.json_pieces import json_pieces
-from worker.http.pace import Pace, pace
-from worker.http.plan import PlannedStep
-from worker.http.request import Filled
+from worker.http.jobs.json_pieces import json_pieces
+from worker.http.jobs.pace import Pace, pace
+from worker.http.jobs.plan import PlannedStep
+from worker.http.jobs.request import Filled
+from worker.http.templates.budget import MAX_ELEMENT_TEXT, MAX_TEXT, Budget
 
 SMALL_JOB: Final = 8 << 10
 """Bytes of a payload whose literal bodies are encoded at once, in less time than it takes to wait in line."""

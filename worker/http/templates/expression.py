@@ -15,8 +15,8 @@ from jmespath.exceptions import JMESPathError
 from jmespath.parser import Parser
 
 from worker import read_json
-from worker.http.budget import Budget, TemplateFault
-from worker.http.nodes import BUILDERS, Code
+from worker.http.templates.budget import Budget, TemplateFault
+from worker.http.templates.nodes import BUILDERS, Code
 
 MAX_EXPRESSION: Final = 256
 """Characters."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from worker.http.budget import Budget, TemplateFault
-from worker.http.fields import (
+from worker.http.jobs.fields import (
     BODIES,
     LONGEST_FORM,
     LONGEST_URL,
@@ -22,9 +21,10 @@ from worker.http.fields import (
     parameters_fault,
     text_of,
 )
-from worker.http.placeholder import literal_of
-from worker.http.step import Call
-from worker.http.template import Allowance, Template, UrlTemplate, parse_template, parse_url_template
+from worker.http.jobs.step import Call
+from worker.http.templates.budget import Budget, TemplateFault
+from worker.http.templates.placeholder import literal_of
+from worker.http.templates.template import Allowance, Template, UrlTemplate, parse_template, parse_url_template
 from worker.http.url import parse_url
 
 AS_IT_IS: Final = 'for text that holds "{{" as it is, give the job "templates": false'

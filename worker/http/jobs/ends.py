@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from worker import NotSent, Reject, RequestError, Retry, Snooze, is_transient, may_be_sent
-from worker.http.budget import TemplateFault
-from worker.http.fields import QuickRetry
-from worker.http.plan import PlannedStep
+from worker.http.jobs.fields import QuickRetry
+from worker.http.jobs.plan import PlannedStep
+from worker.http.templates.budget import TemplateFault
 
 _EXPECTED = (Reject, Retry, Snooze, RequestError, TemplateFault, asyncio.CancelledError)
 

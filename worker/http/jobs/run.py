@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from worker import Context, Reject, Response, Retry, Snooze, StatusError, StepRetry, is_retried, may_be_sent
-from worker.http.budget import MAX_VISITS, Budget, TemplateFault
-from worker.http.ends import cut_short, is_final, named, strip
-from worker.http.fields import ITEM, MOST_ELEMENTS
-from worker.http.filling import Filling
-from worker.http.pace import pace
-from worker.http.payload import HttpJob
-from worker.http.plan import PlannedStep
-from worker.http.request import Part
-from worker.http.result import kept_of
-from worker.http.status import asked_wait
-from worker.http.step import CONCURRENCY, Step
+from worker.http.jobs.ends import cut_short, is_final, named, strip
+from worker.http.jobs.fields import ITEM, MOST_ELEMENTS
+from worker.http.jobs.filling import Filling
+from worker.http.jobs.pace import pace
+from worker.http.jobs.payload import HttpJob
+from worker.http.jobs.plan import PlannedStep
+from worker.http.jobs.request import Part
+from worker.http.jobs.result import kept_of
+from worker.http.jobs.status import asked_wait
+from worker.http.jobs.step import CONCURRENCY, Step
+from worker.http.templates.budget import MAX_VISITS, Budget, TemplateFault
 
 STEP_MARGIN: Final = 0.5
 """Seconds a step gets beyond its request, so that the engine, which knows whether anything was sent, ends first."""

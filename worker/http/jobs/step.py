@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from worker.http.fields import (
+from worker.http.jobs.fields import (
     MOST_STEPS,
     UNSET,
     Expect,

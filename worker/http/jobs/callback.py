@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from worker import ChildJob, Reject, Result, read_json
-from worker.http.budget import TemplateFault
-from worker.http.payload import HttpJob
-from worker.http.plan import Plan, PlannedStep
+from worker.http.jobs.payload import HttpJob
+from worker.http.jobs.plan import Plan, PlannedStep
+from worker.http.templates.budget import TemplateFault
 
 _CHILD: Final = "callback"
 _HOW: Final = ("method", "timeout", "expect", "redirects", "retry", "auth", "sign")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from worker.http.budget import Budget, TemplateFault
+from worker.http.templates.budget import Budget, TemplateFault
 
 _CHARACTERS_PER_VISIT: Final = 128
 """Of two texts that are compared."""

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from worker.http.budget import Budget, TemplateFault
-from worker.http.expression import Expression, parse_expression, shown
+from worker.http.templates.budget import Budget, TemplateFault
+from worker.http.templates.expression import Expression, parse_expression, shown
 
 MAX_PLACEHOLDERS: Final = 1000
 MAX_CHARACTERS: Final = 8192

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from worker.http.budget import Budget, TemplateFault
-from worker.http.expression import Expression, parse_expression, parse_path
-from worker.http.placeholder import Allowance, Part, Results, split_text, text_of
-from worker.http.url_template import UrlTemplate, parse_url_template
+from worker.http.templates.budget import Budget, TemplateFault
+from worker.http.templates.expression import Expression, parse_expression, parse_path
+from worker.http.templates.placeholder import Allowance, Part, Results, split_text, text_of
+from worker.http.templates.url_template import UrlTemplate, parse_url_template
 
 __all__ = [
     "Allowance",
