@@ -7,10 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-LATE: Final = 0.25
-"""Seconds after which a timer fires so late that the loop must have been stuck, or the process frozen."""
+LATE: Final = 1.0
+"""Seconds after which a timer fires so late that the loop must have been stuck, or the process frozen. A target that
+floods the loop makes it late, too: not that late."""
 
-MOMENT: Final = 0.5
+MOMENT: Final = 0.25
 """Seconds more that there are then: what is waited for may have been there in time, and nobody could read it."""
 
 
