@@ -103,6 +103,22 @@ async def test_other_items_run_again_whatever_they_are(first: list[Any], second:
     assert calls == [*first, *second]
 
 
+async def test_an_item_that_its_function_changes_is_still_the_same_one() -> None:
+    calls: list[int] = []
+
+    async def push(item: dict[str, Any]) -> None:
+        calls.append(item["id"])
+        item["pushed"] = True
+
+    async def body(context: Context) -> None:
+        await context.map("push", push, [{"id": 1}, {"id": 2}])
+        if context.job.attempt == 1:
+            raise Retry(after=10)
+
+    assert (await run(body)).status == "succeeded"
+    assert sorted(calls) == [1, 2]
+
+
 async def test_items_that_nothing_tells_apart_are_refused() -> None:
     async def body(context: Context) -> None:
         with pytest.raises(

@@ -17,8 +17,8 @@ from worker.runtime.steps import Fan, item_digest
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-PASSED_AT_ONCE: Final = 100
-"""Items are compared with what an earlier attempt finished in groups of so many; in between the loop turns."""
+AT_ONCE: Final = 100
+"""Items are looked at in groups of so many; in between the loop turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class FanOut(Generic[Item, T]):
 
     async def run(self, concurrency: int) -> list[T]:
         """All results in order. When one fails none is started any more, and those in flight are awaited."""
-        results = await self._remembered()
+        digests = await self._digests()
+        results = await self._remembered(digests)
         todo = iter([number for number in range(len(self.items)) if number not in results])
         lanes = min(concurrency, len(self.items) - len(results))
         has_failed = asyncio.Event()
@@ -45,22 +46,31 @@ class FanOut(Generic[Item, T]):
         async def lane() -> None:
             with contextlib.suppress(_NotStarted):
                 for number in todo:
-                    results[number] = await self._element(number, has_failed)
+                    results[number] = await self._element(number, digests[number], has_failed)
 
         await gather_all(lane() for _ in range(lanes))
         return [results[number] for number in range(len(self.items))]
 
-    async def _remembered(self) -> dict[int, T]:
-        """What an earlier attempt finished; the loop turns in between."""
-        results: dict[int, T] = {}
-        for number, item in enumerate(self.items):
-            if number % PASSED_AT_ONCE == PASSED_AT_ONCE - 1:
+    async def _digests(self) -> list[bytes]:
+        """What tells each item from others; taken before any of them is handed out, for a function may change it."""
+        digests: list[bytes] = []
+        for item in self.items:
+            digests.append(item_digest(self.name, item))
+            if len(digests) % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if (done := self.fan.result(number, item_digest(self.name, item))) is not None:
+        return digests
+
+    async def _remembered(self, digests: list[bytes]) -> dict[int, T]:
+        """What an earlier attempt finished."""
+        results: dict[int, T] = {}
+        for number, digest in enumerate(digests):
+            if (done := self.fan.result(number, digest)) is not None:
                 results[number] = self.form.read_back(done)
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
         return results
 
-    async def _element(self, number: int, has_failed: asyncio.Event) -> T:
+    async def _element(self, number: int, digest: bytes, has_failed: asyncio.Event) -> T:
         item, name = self.items[number], f"{self.name}/{number}"
         key = self.key(item) if callable(self.key) else self.key
 
@@ -72,7 +82,7 @@ class FanOut(Generic[Item, T]):
         try:
             value = await self.runner.run(name, call, timeout=self.timeout, retry=self.retry, key=key)
             plain, size, value = self.form.travelled(name, value)
-            self.fan.remember(number, item_digest(self.name, item), plain, size)
+            self.fan.remember(number, digest, plain, size)
         except BaseException:
             has_failed.set()
             raise

@@ -68,7 +68,7 @@ class Steps:
     def dropped(self, name: str) -> int | None:
         """How many bytes of result did not travel; None when the result is there, or the step is not done."""
         if name in self._fans:
-            return self._fans[name].finished.dropped or None
+            return self._fans[name].dropped or None
         done = self._finished.get(name)
         return None if done is None or done.kept else done.size
 
@@ -85,7 +85,8 @@ class Fan:
     def __init__(self, steps: Steps, elements: Elements) -> None:
         self._steps = steps
         self._done = dict(elements.done)
-        self._dropped = elements.dropped
+        self.dropped = elements.dropped
+        """Bytes of result that did not travel."""
         self.needed = True
 
     @property
@@ -94,7 +95,7 @@ class Fan:
 
     @property
     def finished(self) -> Elements:
-        return Elements(dict(self._done), self.needed, self._dropped)
+        return Elements(dict(self._done), self.needed, self.dropped)
 
     def result(self, number: int, item: bytes) -> Element | None:
         """What an earlier run of the element left; None when it has to run, or its item is another one."""
