@@ -11,8 +11,9 @@ from pydantic import BaseModel, computed_field, field_validator
 
 from tests.runtime.toys import RecordingBroker, Stage, raising
 from worker import ChildJob, Context, Registry, Reject, Result, Retry
+from worker.core.broker import PublishFailed
 from worker.core.job import Job
-from worker.core.message import Message, Properties
+from worker.core.message import Message, Outgoing, Properties
 from worker.core.outcome import Rejected
 from worker.core.policy import DeadLetter
 from worker.runtime.attempt import Attempt
@@ -172,6 +173,31 @@ async def test_a_reply_queue_that_refuses_holds_nothing_up() -> None:
         await let_run()
         assert told(harness).replies == ["undeliverable"]
         assert harness.broker.empty
+
+
+class BrokenOnce(RecordingBroker):
+    """The connection breaks under the first publish: nobody knows whether it arrived."""
+
+    broken = False
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        if not self.broken:
+            self.broken = True
+            raise PublishFailed("the publishing connection broke")
+        await super().publish(outgoing)
+
+
+async def test_a_reply_that_is_not_confirmed_is_sent_again_before_the_ack() -> None:
+    harness = harness_of(ends_as(lambda: 1))
+    broker = harness.broker = BrokenOnce(harness.clock)
+    broker.declare("replies.shop")
+    async with harness:
+        harness.publish("job", **ASKS)
+        await let_run()
+        assert "ack" not in broker.calls
+        await harness.until_quiet()
+        assert broker.calls == ["publish replies.shop", "confirmed replies.shop", "ack"]
+        assert told(harness).replies == ["sent"]
 
 
 async def test_a_redelivery_after_a_lost_session_sends_the_reply_once() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pytest
+from pydantic import AfterValidator
 
 from tests.runtime.toys import RecordingBroker, Stage, headers, raising
-from worker import Registry, Retry
+from worker import ChildJob, Registry, Retry
 from worker.core.broker import Lane
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
@@ -156,3 +159,26 @@ async def test_a_job_that_kills_now_and_then_is_found_over_its_copies(crashes: i
         assert bool(stage.runs) is ran
         [copy] = broker.messages("jobs.wait.10s" if ran else "jobs.suspect")
         assert headers(copy)["x-worker-crashes"] == crashes + 1
+
+
+async def test_what_may_kill_is_not_validated_once_more_for_the_sake_of_a_callback() -> None:
+    tried: list[int] = []
+
+    def kills(value: int) -> int:
+        tried.append(value)
+        return value
+
+    async def handler(payload: Any) -> None:
+        return None
+
+    handler.__annotations__["payload"] = Annotated[int, AfterValidator(kills)]
+    registry = Registry()
+    registry.handler("job", callback=lambda _payload, _result: ChildJob("callback", "t"))(handler)
+    harness, broker = harness_over(registry, LANE)
+    async with harness:
+        arrives(broker, harness, 3)
+        await let_run()
+        [letter] = broker.dead
+        assert headers(letter)["x-worker-reason"] == "crashed_worker"
+        assert not broker.messages("jobs")
+    assert not tried
