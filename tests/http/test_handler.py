@@ -218,6 +218,11 @@ def test_a_target_that_asks_for_no_wait_at_all_gets_a_longer_one_each_time(
     assert asked_wait(429, {"retry-after": "3"}, now=NOW, chance=chance, snoozes=snoozes) == 3.0
 
 
+def test_a_date_less_than_a_second_ahead_is_a_second() -> None:
+    headers = {"retry-after": formatdate(NOW, usegmt=True)}
+    assert asked_wait(429, headers, now=int(NOW) - 0.25, chance=0.0) == 1.0
+
+
 async def test_waits_for_nothing_do_not_go_round_and_round(serve: Serve, desk: Desk) -> None:
     """Within two minutes after 1, 2, 4, ... seconds at least."""
     target = await serve(answers(429, Retry_After="0"))

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from worker.core.strict_json import loads
-from worker.http.jobs.fields import ENOUGH_FAULTS, LONGEST_URL
+from worker.http.jobs.fields import ENOUGH_FAULTS
 from worker.http.jobs.payload import HttpJob, ManySteps, OneStep
 from worker.http.jobs.request import AS_IT_IS
 from worker.http.jobs.step import Callback, Step
+from worker.http.url import LONGEST_URL
 from worker.runtime.payload import explain_validation
 
 URL = "https://api.example.com/ping"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings, target
 from hypothesis import strategies as st
 
-from worker.http.jobs.fields import LONGEST_URL
 from worker.http.templates.budget import MAX_TEXT, MAX_VISITS, Budget
 from worker.http.templates.placeholder import MAX_CHARACTERS, MAX_PLACEHOLDERS
 from worker.http.templates.template import Allowance, TemplateFault, parse_template, parse_url_template
+from worker.http.url import LONGEST_URL
 
 RESULTS: dict[str, Any] = {
     "a": {

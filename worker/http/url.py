@@ -15,6 +15,9 @@ from yarl import URL
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+LONGEST_URL: Final = 8192
+"""Characters of a URL as a job sends it, percent-encoded, its query included: above this most servers refuse."""
+
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?", re.IGNORECASE
 )

@@ -21,9 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from worker.http.headers import header_fault
-
-LONGEST_URL: Final = 8192
-"""Characters as it is sent, percent-encoded: above this most servers refuse."""
+from worker.http.url import LONGEST_URL
 
 LONGEST_HEADERS: Final = 32 << 10
 """Bytes of all that a job sets: servers end the connection over more, and that looks as if a repeat could help."""

@@ -14,7 +14,6 @@ from urllib.parse import quote
 from worker.http.jobs.fields import (
     BODIES,
     LONGEST_FORM,
-    LONGEST_URL,
     Scalar,
     headers_fault,
     listed,
@@ -25,7 +24,7 @@ from worker.http.jobs.step import Call
 from worker.http.templates.budget import Budget, TemplateFault
 from worker.http.templates.placeholder import literal_of
 from worker.http.templates.template import Allowance, Template, UrlTemplate, parse_template, parse_url_template
-from worker.http.url import parse_url
+from worker.http.url import LONGEST_URL, parse_url
 
 AS_IT_IS: Final = 'for text that holds "{{" as it is, give the job "templates": false'
 """The way out for whoever never meant a template."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote, unquote
 
-from worker.http.jobs.fields import LONGEST_URL
 from worker.http.templates.budget import Budget, TemplateFault
 from worker.http.templates.expression import Expression, shown
 from worker.http.templates.placeholder import Allowance, Part, Results, split_text, text_of
-from worker.http.url import Url, parse_url
+from worker.http.url import LONGEST_URL, Url, parse_url
 
 _ORIGIN: Final = re.compile(r"https?://[^/?#\\]+[/?]", re.IGNORECASE)
 _CUTS: Final = re.compile(r"([/?&=#])")
