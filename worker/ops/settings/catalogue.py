@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from worker.core.units import Rate
@@ -236,6 +237,8 @@ class Settings:
     types: Mapping[str, TypeOverride] = field(default_factory=dict)
     limits: Mapping[str, LimitSettings] = field(default_factory=dict)
     credentials: Mapping[str, Credential] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Secrets by setting name, and the files they were read from, which may be given new content at any time."""
 
     def __post_init__(self) -> None:
         fill = object.__setattr__

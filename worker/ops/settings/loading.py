@@ -80,9 +80,9 @@ def load_settings(
     problems += unknown_variables(environ, _SPELLINGS)
     problems += unknown_names(written, _SPELLINGS | set(TABLES))
     tables = read_tables(written)
-    values, sources, wrong = _understand(levels, problems)
+    values, sources, files, wrong = _understand(levels, problems)
     problems += tables.problems
-    loaded = Loaded(_settings(values, tables), sources)
+    loaded = Loaded(_settings(values, files, tables), sources)
     problems += _together(loaded, contradictions(loaded.settings, loaded.where), wrong)
     if problems:
         raise SettingsError(problems)
@@ -97,16 +97,17 @@ def _file(config_path: str | Path | None, directory: Path) -> Level | Problem:
     return content if isinstance(content, Problem) else file_level(path, content)
 
 
-def _settings(values: Mapping[str, Any], tables: Tables) -> Settings:
-    return Settings(**values, types=tables.types, limits=tables.limits, credentials=tables.credentials)
+def _settings(values: Mapping[str, Any], files: Mapping[str, Path], tables: Tables) -> Settings:
+    return Settings(**values, types=tables.types, limits=tables.limits, credentials=tables.credentials, files=files)
 
 
 def _understand(
     levels: Sequence[Level], problems: list[Problem]
-) -> tuple[dict[str, Any], dict[str, Source], frozenset[str]]:
-    """Values and sources by setting name, and the names of settings whose value was refused."""
+) -> tuple[dict[str, Any], dict[str, Source], dict[str, Path], frozenset[str]]:
+    """Values, sources and files by setting name, and the names of settings whose value was refused."""
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
+    files: dict[str, Path] = {}
     wrong: set[str] = set()
     for setting in SETTINGS:
         written = next((found for level in levels for found in level.find(setting)), None)
@@ -117,12 +118,14 @@ def _understand(
             wrong.add(setting.name)
             continue
         sources[setting.name] = written.source
+        if written.file is not None:
+            files[setting.name] = written.file
         try:
             values[setting.name] = setting.understand(written)
         except ValueError as error:
             problems.append(Problem((written.source,), str(error)))
             wrong.add(setting.name)
-    return values, sources, frozenset(wrong)
+    return values, sources, files, frozenset(wrong)
 
 
 def _together(loaded: Loaded, findings: Iterator[Finding], wrong: frozenset[str]) -> Iterator[Problem]:

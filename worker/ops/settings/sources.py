@@ -79,11 +79,15 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Text as it was written, where, and against which directory a relative path in it counts."""
+    """Text as it was written, where, and against which directory a relative path in it counts.
+
+    `file` is the file of its own that a secret was read from.
+    """
 
     text: str = field(repr=False)
     source: Source
     directory: Path
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def read_secret(path: Path, source: Source) -> Written | Problem:
         return Problem((source,), f"{path} is not UTF-8 text")
     if not text or len(content) > LARGEST_SECRET:
         return Problem((source,), f"{path} is {'too large for a secret' if text else 'empty'}")
-    return Written(text, source, path.parent)
+    return Written(text, source, path.parent, path)
 
 
 def flags_level(flags: Mapping[str, Any], directory: Path) -> Level:
