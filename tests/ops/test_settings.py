@@ -633,4 +633,4 @@ def test_relative_paths_count_from_where_they_are_written(tmp_path: Path) -> Non
 
 def test_settings_hold_every_field_they_are_documented_with() -> None:
     tables = {"types", "limits", "credentials"}
-    assert {one.name for one in fields(Settings)} == {one.name for one in SETTINGS} | tables
+    assert {one.name for one in fields(Settings)} == {one.name for one in SETTINGS} | tables | {"files"}
