@@ -20,7 +20,7 @@ from worker.core.broker import PublishFailed
 from worker.core.message import Delivery, Outgoing, Properties
 from worker.core.outcome import Failed
 from worker.core.policy import DeadLetter, Park, Requeue
-from worker.runtime import pipeline, settlement
+from worker.runtime import conclusions, settlement
 from worker.runtime.inflight import InFlight, Phase
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.settlement import ACK, Settlements
@@ -208,13 +208,13 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
 
 def _decide(change: Callable[[Any, Any], Any]) -> None:
     """Change what follows from an outcome."""
-    decide = _get(pipeline, "decide")
+    decide = _get(conclusions, "decide")
 
     @wraps(decide)
     def changed(outcome: Any, *arguments: Any, **options: Any) -> Any:
         return change(outcome, decide(outcome, *arguments, **options))
 
-    _set(pipeline, "decide", changed)
+    _set(conclusions, "decide", changed)
 
 
 def _get(where: object, name: str) -> Any:

@@ -398,7 +398,7 @@ async def test_a_killer_has_a_reply_and_its_validator_is_not_tried_again() -> No
         pipeline = harness.pipeline
         dead = DeadLetter("crashed_worker", "a worker died", 1)
         attempt = Attempt.without_run(job, Rejected("crashed_worker"))
-        messages = pipeline._announcements.of(dead, attempt, registry.find("job"), may_validate=False)
+        messages = pipeline._conclusions.announcements.of(dead, attempt, registry.find("job"), may_validate=False)
     assert [message.queue for message in messages] == ["replies.shop"]
     assert not tried
 

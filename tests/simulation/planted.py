@@ -15,10 +15,9 @@ from worker.core.job import Job
 from worker.core.message import Delivery, Message
 from worker.core.outcome import Failed, Interrupted, Outcome, Rejected
 from worker.core.policy import Ack, DeadLetter, Disposition, Park, Requeue
-from worker.runtime import executor, pipeline
+from worker.runtime import conclusions, executor
 from worker.runtime.inflight import InFlight, Phase, Record
-from worker.runtime.pipeline import Pipeline
-from worker.runtime.settlement import ACK
+from worker.runtime.settlement import ACK, Settlement
 from worker.runtime.settler import Settler
 from worker.runtime.steps import Steps
 from worker.service import Service
@@ -162,7 +161,7 @@ def drain_without_a_flush(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_on_the_drain(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pipeline, "GIVE_BACK", ACK)
+    patch.setattr(conclusions, "GIVE_BACK", ACK)
 
 
 def finished_steps_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -182,11 +181,11 @@ def rejected_is_retried(patch: pytest.MonkeyPatch) -> None:
     def decide(outcome: Outcome, *rest: Any, **more: Any) -> Disposition:
         return own(Failed("rejected") if isinstance(outcome, Rejected) else outcome, *rest, **more)
 
-    patch.setattr(pipeline, "decide", decide)
+    patch.setattr(conclusions, "decide", decide)
 
 
 def ack_before_the_reply(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Pipeline, "_announced", lambda self, count, registration, attempt, final, settlement: settlement)
+    patch.setattr(Settlement, "announced_by", lambda self, messages: self)
 
 
 def records_kept_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -252,4 +251,4 @@ def _decide(patch: pytest.MonkeyPatch, change: Callable[[Outcome, Disposition], 
     def decide(outcome: Outcome, *rest: Any, **more: Any) -> Disposition:
         return change(outcome, own(outcome, *rest, **more))
 
-    patch.setattr(pipeline, "decide", decide)
+    patch.setattr(conclusions, "decide", decide)

@@ -1,4 +1,4 @@
-"""The way of one message: decode, find, admit, run, decide. A delivery goes in, its settlement comes out."""
+"""The way of one message: decode, find, admit, run, conclude. A delivery goes in, its settlement comes out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import structlog
 from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
-from worker.core.outcome import Failed, Interrupted, Rejected, Snoozed
-from worker.core.policy import DeadLetter, Disposition, Isolate, Requeue, decide, on_arrival
-from worker.core.report import AttemptReport
+from worker.core.outcome import Rejected, Snoozed
+from worker.core.policy import on_arrival
 from worker.runtime.announcements import Announcements
 from worker.runtime.attempt import NOT_VALIDATED, Attempt
 from worker.runtime.clock import Clock
+from worker.runtime.conclusions import Conclusions
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import Executor
 from worker.runtime.inflight import InFlight, Phase, Record
 from worker.runtime.limiter import Busy, Limiter
 from worker.runtime.registry import Registration, Registry
 from worker.runtime.rules import Rules, TypeRules
-from worker.runtime.settlement import GIVE_BACK, REFUSE, Settlement, Settlements
+from worker.runtime.settlement import REFUSE, Settlement, Settlements
 from worker.runtime.settler import Settler
 from worker.runtime.telemetry import Telemetry
 
@@ -64,8 +64,14 @@ class Pipeline:
         self._clock = clock
         self._chance = chance
         self._fresh_id = fresh_id
-        self._settlements = Settlements(rules.copies, clock.now, fresh_id)
-        self._announcements = Announcements(rules.replies, clock.now, telemetry)
+        self._conclusions = Conclusions(
+            rules.suspect_lane,
+            Settlements(rules.copies, clock.now, fresh_id),
+            Announcements(rules.replies, clock.now, telemetry),
+            telemetry,
+            clock,
+            chance,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._closing = False
@@ -202,7 +208,7 @@ class Pipeline:
             settlement = await self._given_back(record)
         except Exception as error:  # noqa: BLE001 - a fault of ours: neither held for ever nor tried for ever
             log.error("pipeline.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
-            settlement = self._after_fault(record)
+            settlement = self._conclusions.after_fault(record.job, self._rules_for, record.info)
         await self.settler.settle(record, settlement)
 
     async def _settlement_for(self, record: Record) -> Settlement:
@@ -212,7 +218,7 @@ class Pipeline:
             return REFUSE
         job = decode(message, self._rules.decode, now=self._clock.now(), fresh_id=self._fresh_id())
         if isinstance(job, Malformed):
-            return self._malformed(record, job)
+            return self._conclusions.of_malformed(message, job)
         record.job = job
         if self._stopping:
             return await self._given_back(record)
@@ -223,11 +229,9 @@ class Pipeline:
         registration = self._registry.find(job.type)
         rules = self._rules.for_type(registration)
         if arrival is not None:
-            settled = self._settle_as(arrival, Attempt.without_run(job, Interrupted()), rules)
-        else:
-            attempt = await self._attempt(record, job, registration, rules)
-            settled = self._settle_as(self._decide(attempt, rules), attempt, rules)
-        return self._announced(record, registration, *settled)
+            return self._conclusions.on_arrival(arrival, job, registration, rules)
+        attempt = await self._attempt(record, job, registration, rules)
+        return self._conclusions.of(attempt, registration, rules)
 
     async def _attempt(self, record: Record, job: Job, registration: Registration, rules: TypeRules) -> Attempt:
         """Admit and run; every end is named, the worker's own faults included."""
@@ -278,75 +282,13 @@ class Pipeline:
             payload=NOT_VALIDATED if self._rules.suspect_lane else payload,
         )
 
-    # What follows.
-
-    def _decide(self, attempt: Attempt, rules: TypeRules) -> Disposition:
-        outcome = attempt.ended.outcome
-        disposition = decide(outcome, attempt.job_after, rules.policy, now=self._clock.now(), chance=self._chance())
-        if isinstance(disposition, DeadLetter) and not isinstance(outcome, Failed):
-            disposition = replace(disposition, attempts=attempt.made)  # turned away is not attempted
-        return self._off_the_lane(disposition)
-
-    def _after_fault(self, record: Record) -> Settlement:
-        """A failed attempt; where not even that can be written, the broker moves the message to the dead queue."""
-        if record.job is None:
-            return REFUSE
-        try:
-            attempt = Attempt.without_run(record.job, Failed("a fault of the worker"))
-            rules = self._rules.for_type(self._registry.find(record.job.type))
-            return self._settle_as(self._decide(attempt, rules), attempt, rules)[-1]
-        except Exception as error:  # noqa: BLE001 - the same fault again
-            log.error("pipeline.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
-            return REFUSE
+    def _rules_for(self, job: Job) -> TypeRules:
+        return self._rules.for_type(self._registry.find(job.type))
 
     async def _given_back(self, record: Record) -> Settlement:
         record.phase = Phase.SETTLING  # decided: give_back() cancels what is still on its way
         await self._giving_back.wait()
-        if not self._rules.suspect_lane or record.job is None:
-            return GIVE_BACK
-        return self._settlements.of(Isolate(), Attempt.without_run(record.job, Interrupted()), attempts=0)[1]
-
-    def _off_the_lane(self, disposition: Disposition) -> Disposition:
-        # Brokers before 4.3 count what is given back, and on the suspects' lane that count is the accusation: there a
-        # fresh copy takes the place of a delivery that was given back.
-        return Isolate() if self._rules.suspect_lane and isinstance(disposition, Requeue) else disposition
-
-    def _malformed(self, record: Record, malformed: Malformed) -> Settlement:
-        report = AttemptReport(
-            id=malformed.id,
-            type="",
-            attempt=malformed.attempts,
-            snoozes=0,
-            outcome="rejected",
-            disposition="dead",
-            reason=malformed.reason,
-            detail=malformed.detail,
-            ran=False,
-        )
-        self._telemetry.attempt_finished(report)
-        message = record.delivery.message
-        return self._settlements.of_malformed(message, malformed).announced_by(
-            self._announcements.of_malformed(message, malformed)
-        )
-
-    def _settle_as(
-        self, disposition: Disposition, attempt: Attempt, rules: TypeRules
-    ) -> tuple[Attempt, Disposition, Settlement]:
-        final, settlement = self._settlements.of(disposition, attempt, rules.policy.attempts)
-        self._telemetry.attempt_finished(attempt.report(final))
-        return attempt, final, settlement
-
-    def _announced(
-        self, record: Record, registration: Registration, attempt: Attempt, final: Disposition, settlement: Settlement
-    ) -> Settlement:
-        # A validator may be what kills: then it must not be tried here, where the neighbours are.
-        is_killer = isinstance(final, DeadLetter) and final.reason == "crashed_worker"
-        try:
-            messages = self._announcements.of(final, attempt, registration, may_validate=not is_killer)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not change how the job ended
-            log.error("announcements.failed", **record.info, **trouble_of(error))  # noqa: TRY400 - a trace repeats values
-            return settlement
-        return settlement.announced_by(messages)
+        return self._conclusions.given_back(record.job)
 
 
 def _queued(job: Job, delivery: Delivery, now: float, started: float) -> float | None:
