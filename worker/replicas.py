@@ -159,7 +159,9 @@ class Replicas:
         detail = {"consuming": consuming, "replicas": len(states), "draining": self._stopping.is_set()}
         held = sum(int(state.get("copies_held", 0)) for state in states)
         blocked = any(state.get("publishing_blocked") for state in states)
-        return Check(ok, detail | {"publishing_blocked": blocked, "copies_held": held})
+        told = [str(state["trouble"]) for state in states if state.get("trouble")]
+        trouble = {"trouble": list(dict.fromkeys(told))} if told else {}
+        return Check(ok, detail | {"publishing_blocked": blocked, "copies_held": held} | trouble)
 
     async def metrics(self) -> str:
         for replica in self._replicas:

@@ -14,6 +14,7 @@ import structlog
 
 from worker.amqp.broker import RabbitBroker
 from worker.amqp.connecting import Access
+from worker.amqp.rotation import TrustedUsers
 from worker.core.broker import EpochLost, Lane
 from worker.core.copies import CopyRules
 from worker.core.job import DecodeRules
@@ -28,7 +29,7 @@ from worker.ops.telemetry import OpsTelemetry
 from worker.runtime.clock import SystemClock
 from worker.runtime.cpu import CpuRunner
 from worker.runtime.executor import DRAIN_CLEANUP, Executor, LocalExecutor
-from worker.runtime.limiter import Limiter, Places
+from worker.runtime.limiter import Limit, Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules, TypeOverride
@@ -82,6 +83,7 @@ class Service:
         self._stop = asyncio.Event()
         self._stopped_at: float | None = None
         self._sessions = 0
+        self._limiter: Limiter | None = None
         self._pipelines: tuple[Pipeline, ...] = ()
         self._helpers: list[asyncio.Task[None]] = []
         self._lifespan = AsyncExitStack()
@@ -91,9 +93,9 @@ class Service:
         """Reach the broker, enter the lifespan, consume. Raises Unreachable or Refused, or what the lifespan raises."""
         header_budget = await self._broker.connect(self._settings.connect_timeout)
         state = await self._lifespan.enter_async_context(self._parts.registry.running())
-        limiter = Limiter(places_of(self._settings), self._clock, self._telemetry)
+        limiter = self._limiter = Limiter(places_of(self._settings), self._clock, self._telemetry)
         tools = tools_of(self._settings, limiter, self._parts.transport, self._parts.cpu, self._broker.publish)
-        rules = rules_of(self._settings, self._topology, header_budget)
+        rules = rules_of(self._settings, self._topology, header_budget, self._parts.access)
         self._pipelines = (
             self._pipeline(LocalExecutor(tools, state), limiter, rules),
             self._pipeline(self._parts.suspects, limiter, replace(rules, suspect_lane=True)),
@@ -175,9 +177,11 @@ class Service:
             "consuming": self._broker.consuming,
             "draining": self._stop.is_set(),
             "broker": self._broker.node,
+            "trouble": self._broker.trouble,
             "publishing_blocked": self._broker.blocked,
             "copies_held": sum(pipeline.held for pipeline in self._pipelines),
             "running": sum(pipeline.running for pipeline in self._pipelines),
+            "held_back": [] if self._limiter is None else [trouble.told for trouble in self._limiter.troubles()],
         }
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -243,7 +247,10 @@ class Service:
 
 def places_of(settings: Settings) -> Places:
     """How much may run at once: what waits for a busy key may hold half of what prefetch has beyond concurrency."""
-    keys = {name: limit.concurrency for name, limit in settings.limits.items() if limit.concurrency is not None}
+    keys: dict[str, int | Limit] = {
+        name: Limit(limit.concurrency, limit.rate or (), limit.adaptive is True, limit.breaker is not False)
+        for name, limit in settings.limits.items()
+    }
     default = keys.pop("default", None)
     waiters = math.ceil((settings.prefetch - settings.concurrency) / 2)
     return Places(settings.concurrency, settings.steps, waiters, keys, default)
@@ -263,11 +270,13 @@ def tools_of(settings: Settings, limiter: Limiter, transport: Transport, cpu: Cp
     )
 
 
-def rules_of(settings: Settings, topology: Topology, header_budget: int) -> Rules:
+def rules_of(settings: Settings, topology: Topology, header_budget: int, access: Access) -> Rules:
     """How this service treats jobs."""
     low, high = settings.backoff
     return Rules(
-        decode=DecodeRules(frozenset(settings.trusted_users), settings.default_type, settings.max_body),
+        decode=DecodeRules(
+            TrustedUsers(frozenset(settings.trusted_users), access), settings.default_type, settings.max_body
+        ),
         copies=CopyRules(topology, header_budget),
         replies=ReplyRules(topology, settings.reply_allow),
         timeout=settings.job_timeout,

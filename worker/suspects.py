@@ -82,6 +82,8 @@ class SuspectExecutor:
         self._command = tuple(command)
         self._order = order
         self.publish = publish
+        self.turn = asyncio.Lock()
+        """Held by the job that runs: a lane under a new session delivers while one of the session before still runs."""
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[int]] = set()
@@ -150,6 +152,10 @@ class _SuspectRun:
         self._publishing: set[asyncio.Task[None]] = set()
 
     async def ended(self) -> Ended:
+        async with self._executor.turn:
+            return await self._ended()
+
+    async def _ended(self) -> Ended:
         try:
             child = self._child = await self._executor.began(self._order)
         except NoChild as error:

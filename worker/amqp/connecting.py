@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import re
 import ssl
-from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aio_pika
 import aiormq
@@ -30,12 +33,18 @@ HEARTBEAT: Final = 10
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
 CUT_SECONDS: Final = 1.0
+WHY_SECONDS: Final = 2.0
 RPC_SECONDS: Final = 10.0
 SMALLEST_FRAME: Final = 131_072
 """What a frame may hold where the broker sets no limit."""
 
 BROKEN: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 """What the libraries raise when a connection or channel is gone: RuntimeError is among it."""
+
+
+_VERIFIED: Final = re.compile(r"certificate verify failed: (.+?)\.? \(_ssl")
+_TURNED_AWAY: Final = re.compile(r"ALERT_(\w*CERTIFICATE\w*|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED)")
+"""The alerts by which a broker says that it does not take our certificate, or wants one."""
 
 
 class Unreachable(Exception):
@@ -73,14 +82,38 @@ class Tls:
             raise Refused(f"the TLS files cannot be used: {error}; see WORKER_AMQP_CA, _CERT and _KEY") from None
         return context
 
+    def content(self) -> tuple[str, ...]:
+        """What is equal as long as the files hold the same."""
+        return tuple(_hash(path) for path in (self.ca, self.cert, self.key) if path is not None)
+
+
+Mark = tuple[tuple[Node, ...], tuple[str, ...]]
+"""What a connection was made with: equal as long as another one would be made with the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get to the broker: its nodes, tried in turn, and the name the connections carry there."""
+    """How to get to the broker: its nodes, tried in turn, and the name the connections carry there.
+
+    `renewed` gives the nodes as they are by now; without it they stay what they are. `users` are the broker's users
+    these nodes have had so far: copies published as one of them may come back for as long as they wait.
+    """
 
     nodes: tuple[Node, ...]
     tls: Tls = field(default_factory=Tls)
     name: str = "worker"
+    renewed: Callable[[], tuple[Node, ...]] | None = None
+    users: set[str] = field(default_factory=set, compare=False)
+
+    def current(self) -> tuple[Node, ...]:
+        """The nodes as they are by now."""
+        nodes = self.nodes if self.renewed is None else self.renewed()
+        self.users.update(node.user for node in nodes)
+        return nodes
+
+    def mark(self) -> Mark:
+        """What a connection made now would be made with; the TLS files count as read now."""
+        return self.current(), self.tls.content()
 
 
 class Line(TransportFactory):
@@ -96,6 +129,11 @@ class Line(TransportFactory):
     async def create(self, url: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self._writer = await self._factory.create(url, **options)
         return reader, self._writer
+
+    @property
+    def was_open(self) -> bool:
+        """Whether the other side was reached, and TLS agreed on."""
+        return self._writer is not None
 
     def cut(self) -> None:
         """Close the socket now. Harmless when it is closed."""
@@ -117,6 +155,7 @@ class Connected:
     amqp: AbstractConnection
     node: Node
     line: Line
+    mark: Mark = ((), ())
 
     @property
     def server_version(self) -> str:
@@ -144,12 +183,14 @@ class Connected:
 async def open_connection(access: Access, purpose: str) -> Connected:
     """Connect to the first node that lets us in. Raises Unreachable or Refused."""
     tolerate()  # the publishing connection, too, gets properties of others: those of copies that are returned
-    context = access.tls.context() if any(node.url.startswith("amqps:") for node in access.nodes) else None
+    mark = access.mark()  # before the files are used: what changes meanwhile is seen as a change
+    nodes, _ = mark
+    context = access.tls.context() if any(node.url.startswith("amqps:") for node in nodes) else None
     refused: Refused | None = None
     reasons: list[str] = []
-    for node in access.nodes:
+    for node in nodes:
         try:
-            return await _connect(node, context, f"{access.name} {purpose}")
+            return replace(await _connect(node, context, f"{access.name} {purpose}"), mark=mark)
         except Refused as error:
             refused = refused or error
         except Unreachable as error:
@@ -187,16 +228,37 @@ def loss_as_error() -> Iterator[None]:
 async def _connect(node: Node, context: ssl.SSLContext | None, name: str) -> Connected:
     url = f"{node.url}?heartbeat={HEARTBEAT}&name={quote(name)}"
     line = Line(tls=node.url.startswith("amqps:"))
-    with _explained(node), loss_as_error():
-        connection = await aio_pika.connect(
-            url,
-            timeout=CONNECT_SECONDS,
-            ssl_context=context,
-            connection_class=line.connection,
-        )
+    try:
+        with _explained(node), loss_as_error():
+            connection = await aio_pika.connect(
+                url,
+                timeout=CONNECT_SECONDS,
+                ssl_context=context,
+                connection_class=line.connection,
+            )
+    except Unreachable:
+        if context is not None and line.was_open:
+            await _ask_why(node, context)
+        raise
     transport = connection.transport
     assert transport is not None
     return Connected(connection, transport.connection, node, line)
+
+
+async def _ask_why(node: Node, context: ssl.SSLContext) -> None:
+    """Raise Refused when a broker that hung up does not take our certificate.
+
+    By TLS 1.3 it says so when the client thinks that all is well and has written on, and its last word is lost then.
+    So to one who only listens it is said again.
+    """
+    parts = urlsplit(node.url)
+    with _explained(node), contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(WHY_SECONDS):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
 
 
 @contextlib.contextmanager
@@ -224,7 +286,14 @@ def _explained(node: Node) -> Iterator[None]:
 def _told(node: Node, error: Exception) -> Exception:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return Refused(f"{node.shown}: its certificate is not trusted; set WORKER_AMQP_CA, or check the host name")
+        why = f" ({found[1]})" if (found := _VERIFIED.search(text)) else ""
+        return Refused(f"{node.shown}: its certificate is not trusted{why}; set WORKER_AMQP_CA, or check the host name")
+    if (found := _TURNED_AWAY.search(text)) is not None:
+        said = found[1].replace("_", " ").lower()
+        return Refused(
+            f"{node.shown}: it does not take the worker's certificate, or wants one ({said});"
+            " see WORKER_AMQP_CERT and WORKER_AMQP_KEY"
+        )
     if "SSL" in text:
         return Refused(f"{node.shown}: no TLS is spoken there; check the scheme and port of WORKER_AMQP_URL")
     if "bytes but" in text or "protocol header" in text or isinstance(error, EOFError):
@@ -232,3 +301,10 @@ def _told(node: Node, error: Exception) -> Exception:
     number = error.args[0] if error.args and isinstance(error.args[0], int) else None
     reason = error.args[1] if number is not None and len(error.args) > 1 else text
     return Unreachable(str(reason) or type(error).__name__)
+
+
+def _hash(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        return str(error.strerror)

@@ -91,7 +91,7 @@ class DeliveryChannel(aiormq.Channel):
     async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
         header = await self._get_frame()
         if not isinstance(header, WireHeader):
-            raise TypeError(f"{header!r} where the header of a delivery belongs")
+            raise TypeError(f"{type(header).__name__} where the header of a delivery belongs")
         body = await self._read_body(header.body_size)
         try:
             self.on_message(frame, header.raw, body, header.body_size)
@@ -105,7 +105,7 @@ class DeliveryChannel(aiormq.Channel):
         while missing > 0:
             part = await self._get_frame()
             if not isinstance(part, ContentBody):
-                raise TypeError(f"{part!r} where a part of a body belongs")
+                raise TypeError(f"{type(part).__name__} where a part of a body belongs")
             missing -= len(part.value)
             if keep:
                 parts.append(part.value)

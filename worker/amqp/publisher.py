@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from worker.amqp.connecting import (
     BROKEN,
     Access,
     Connected,
+    Mark,
     Refused,
     Unreachable,
     loss_as_error,
@@ -30,6 +32,7 @@ from worker.amqp.connecting import (
     rpc,
 )
 from worker.amqp.frames import WireProperties
+from worker.amqp.rotation import Pauses, change_or_pause
 from worker.core.broker import PublishFailed, Undeliverable, Unroutable
 from worker.core.message import Outgoing, Properties
 
@@ -40,6 +43,10 @@ CONFIRM_SECONDS: Final = 30.0
 connection is given up first: what the broker has not read of it by then is gone."""
 
 WATCH_EVERY: Final = 5.0
+
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 4.0
+"""Seconds between two tries to connect, with full jitter."""
 
 FRESH_AFTER: Final = 5.0
 """Seconds after which a connection whose publish was refused is replaced: RabbitMQ 3.10 goes on refusing a channel when
@@ -66,9 +73,14 @@ class _Open:
 class Publisher:
     """Publishes to queues by the default exchange. For one event loop; concurrent calls share one channel."""
 
-    def __init__(self, access: Access, prepare: Prepare | None = None) -> None:
+    def __init__(
+        self, access: Access, prepare: Prepare | None = None, *, chance: Callable[[], float] = random.random
+    ) -> None:
         self._access = access
         self._prepare = prepare
+        self._pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE, chance)
+        self._next_try = 0.0
+        self._tried: Mark | None = None
         self._open: _Open | None = None
         self._opening: asyncio.Task[_Open] | None = None
         self._retired: list[_Open] = []
@@ -80,6 +92,14 @@ class Publisher:
     async def open(self) -> None:
         """Connect now instead of with the first publish. Raises Unreachable or Refused."""
         await self._opened()
+
+    async def renew(self) -> None:
+        """Publish on a connection made anew; the old one ends when all it carries is confirmed.
+
+        Raises Unreachable or Refused, and goes on with the old one then.
+        """
+        if self._open is not None:
+            self._use(await self._fresh())
 
     async def publish(self, outgoing: Outgoing) -> None:
         """Return once the broker has confirmed the message; PublishFailed otherwise.
@@ -126,6 +146,20 @@ class Publisher:
         return await asyncio.shield(self._opening)
 
     async def _connect(self) -> _Open:
+        if (pause := self._next_try - time.monotonic()) > 0:  # many publishes ask for it, and each would be a login
+            await change_or_pause(self._access, self._tried, pause)
+        self._tried = self._access.mark()
+        try:
+            opened = await self._fresh()
+        except (Unreachable, Refused) as error:
+            self._next_try = time.monotonic() + self._pauses.after(error)
+            raise
+        self._pauses.reset()
+        self._next_try = 0.0
+        self._use(opened)
+        return opened
+
+    async def _fresh(self) -> _Open:
         connected = await open_connection(self._access, "publish")
         try:
             channel = await rpc(connected.amqp.channel(publisher_confirms=True, on_return_raises=True))
@@ -136,10 +170,14 @@ class Publisher:
             await connected.close()
             raise
         assert isinstance(channel, Channel)
-        self._open = _Open(connected, channel)
+        return _Open(connected, channel)
+
+    def _use(self, opened: _Open) -> None:
+        if self._open is not None:
+            self._retired.append(self._open)
+        self._open = opened
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
-        return self._open
 
     def _connect_ended(self, task: asyncio.Task[_Open]) -> None:
         self._opening = None

@@ -7,6 +7,7 @@ a channel after an error is not to be trusted, neither in the client nor in the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +20,16 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from worker.amqp.codec import decode_properties
-from worker.amqp.connecting import BROKEN, CLOSE_SECONDS, RPC_SECONDS, Connected, Unreachable, loss_as_error, rpc
+from worker.amqp.connecting import (
+    BROKEN,
+    CLOSE_SECONDS,
+    RPC_SECONDS,
+    Connected,
+    Mark,
+    Unreachable,
+    loss_as_error,
+    rpc,
+)
 from worker.amqp.frames import DeliveryChannel, open_delivery_channel
 from worker.core.broker import EpochLost, Lane
 from worker.core.message import Delivery, Epoch, Message
@@ -27,6 +37,8 @@ from worker.core.message import Delivery, Epoch, Message
 log = structlog.get_logger("worker.session")
 
 CANCEL_SECONDS: Final = 5.0
+LAST_ACKS: Final = 0.3
+"""Seconds after a round trip until a quorum queue has really taken the acks sent before it."""
 
 
 @dataclass(slots=True)
@@ -43,6 +55,11 @@ class Session:
         self._connected = connected
         self._consumers: dict[Epoch, _Consumer] = {}
         self._flushing: set[asyncio.Task[None]] = set()
+        self._stopping: asyncio.Task[None] | None = None
+        self._consuming = False
+        self._unsettled = 0
+        self._all_settled = asyncio.Event()
+        self._all_settled.set()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reason = ""
         """Why it is lost."""
@@ -57,10 +74,30 @@ class Session:
         except BROKEN as error:
             self.lose(f"{type(error).__name__}: {error}")
             raise Unreachable(f"{self._connected.node.shown}: consuming failed: {error}") from error
+        self._consuming = True
+
+    @property
+    def mark(self) -> Mark:
+        """What its connection was made with."""
+        return self._connected.mark
 
     @property
     def is_lost(self) -> bool:
         return self._over.done()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all its lanes are delivered."""
+        return self._consuming and not self.is_lost
+
+    def delivered(self, epoch: Epoch) -> bool:
+        """Whether `epoch` is one of its own."""
+        return epoch in self._consumers
+
+    def announce(self) -> None:
+        """Tell the receivers once more that it is this session that delivers, after the loss of another one."""
+        for epoch, consumer in self._consumers.items():
+            consumer.lane.receiver.on_epoch(epoch)
 
     async def lost(self) -> None:
         """Return once the session is lost."""
@@ -94,6 +131,9 @@ class Session:
             queue.put_nowait(sent)
         except asyncio.QueueFull:
             await self._put(queue, sent)
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._all_settled.set()
 
     async def flush(self, epoch: Epoch) -> None:
         """A round trip on the channel of `epoch`, behind everything sent on it so far. EpochLost when there is none."""
@@ -111,12 +151,37 @@ class Session:
 
     async def stop_consuming(self) -> None:
         """No more deliveries; those that are here can still be settled."""
-        await asyncio.gather(*(self._cancel(consumer) for consumer in self._consumers.values()))
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._cancel_all())
+        await asyncio.shield(self._stopping)  # as with flush(): whoever waits for it may be cancelled, the call may not
+
+    async def finish(self) -> None:
+        """No more deliveries; return once those that are here are settled and safe, or the session is lost."""
+        await self.stop_consuming()
+        settled = asyncio.ensure_future(self._all_settled.wait())
+        ends: set[asyncio.Future[Any]] = {settled, self._over}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
+        with contextlib.suppress(EpochLost):
+            await self.flush_all()
+            await asyncio.sleep(LAST_ACKS)
+            await self.flush_all()
+
+    async def flush_all(self) -> None:
+        """A round trip on each of its channels. EpochLost when it is lost."""
+        for epoch in list(self._consumers):
+            await self.flush(epoch)
 
     async def close(self) -> None:
         """End the connection; whatever is not settled goes back to its queue."""
         await self._connected.close()
         self.lose("closed")
+
+    async def hang_up(self) -> None:
+        """End the connection of a session that has finished. Nothing is lost with it, so nobody is told."""
+        if not self.is_lost:
+            self._over.set_result(None)
+        await self._connected.close()
 
     async def _consume(self, lane: Lane, epoch: Epoch) -> None:
         channel = await open_delivery_channel(
@@ -129,6 +194,9 @@ class Session:
         lane.receiver.on_epoch(epoch)
         answer = await rpc(channel.basic_consume(lane.queue, _never_called))
         consumer.tag = answer.consumer_tag or ""
+
+    async def _cancel_all(self) -> None:
+        await asyncio.gather(*(self._cancel(consumer) for consumer in self._consumers.values()))
 
     async def _cancel(self, consumer: _Consumer) -> None:
         try:
@@ -144,6 +212,8 @@ class Session:
             return
         message = Message(body, decode_properties(raw), announced)
         assert deliver.delivery_tag is not None
+        self._unsettled += 1
+        self._all_settled.clear()
         lane.receiver.on_delivery(
             Delivery(message, deliver.delivery_tag, bool(deliver.redelivered), epoch, time.monotonic())
         )

@@ -13,7 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from worker.amqp.connecting import Refused, Unreachable
 from worker.cli.order import CpuOrder, Order, command, cpu_command
@@ -21,6 +21,7 @@ from worker.cli.wiring import CannotImport, access_of, registry_of, transport_of
 from worker.cpu_pool import CpuPool
 from worker.link import Link, end_of_line
 from worker.ops.log import configure_logging
+from worker.ops.log_lines import masked
 from worker.ops.metrics import Metrics
 from worker.ops.telemetry import OpsTelemetry
 from worker.replicas import Ask, Failed, Started, State, Told
@@ -29,6 +30,9 @@ from worker.runtime.executor import LocalExecutor
 from worker.runtime.limiter import Limiter
 from worker.service import Parts, Service, places_of, tools_of
 from worker.suspects import ParentsBroker, SuspectExecutor, serve_suspects
+
+if TYPE_CHECKING:
+    from worker.http.client import HttpTransport
 
 STATE_EVERY: Final = 2.0
 _FLUSH: Final = 1.0
@@ -41,7 +45,8 @@ async def run_replica(link: Link, order: Order) -> int:
         return 2
     metrics = Metrics(registry.types, version=order.version)
     transport = transport_of(order.settings, metrics, order.admin)
-    await transport.self_test()
+    if not await _is_guarded(link, transport):
+        return 1
     suspects = SuspectExecutor(
         command("suspects"),
         order,
@@ -66,6 +71,15 @@ async def run_replica(link: Link, order: Order) -> int:
     return code
 
 
+async def _is_guarded(link: Link, transport: HttpTransport) -> bool:
+    try:
+        await transport.self_test()
+    except RuntimeError as error:
+        link.send(Failed(1, str(error)))
+        return False
+    return True
+
+
 async def _served(link: Link, service: Service) -> int:
     try:
         await _started(service)
@@ -76,8 +90,7 @@ async def _served(link: Link, service: Service) -> int:
         link.send(Failed(78, str(error)))
         return 78
     except Exception as error:  # noqa: BLE001 - whatever a lifespan raises
-        traceback.print_exc()
-        link.send(Failed(1, f"the worker cannot start: {type(error).__name__}: {error}"))
+        link.send(Failed(1, f"the worker cannot start: {_told(error)}"))
         return 1
     link.send(Started(service.state()))
     await service.main()
@@ -122,9 +135,14 @@ def _imported(link: Link, order: Order) -> Any:
     except CannotImport as error:
         link.send(Failed(2, str(error)))
     except Exception as error:  # noqa: BLE001 - whatever an APP does when it is imported
-        traceback.print_exc()
-        link.send(Failed(2, f"an APP fails when it is imported: {type(error).__name__}: {error}"))
+        link.send(Failed(2, f"an APP fails when it is imported: {_told(error)}"))
     return None
+
+
+def _told(error: Exception) -> str:
+    """The error of an APP in a line, its traceback printed before: in its words, but without the secrets of URLs."""
+    print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return masked(f"{type(error).__name__}: {error}")
 
 
 async def _answer(link: Link, service: Service, metrics: Metrics) -> None:

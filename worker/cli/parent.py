@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +15,8 @@ import structlog
 from worker.cli.order import Order, command
 from worker.ops.admin import AdminListener, CannotListen
 from worker.ops.log import configure_logging
-from worker.ops.settings import Loaded, Settings
+from worker.ops.settings import SETTINGS, Loaded, Secret, Settings
+from worker.ops.settings.rotation import Rotating
 from worker.replicas import Failed, Replicas
 
 log = structlog.get_logger("worker")
@@ -71,8 +72,17 @@ async def _run(settings: Settings, apps: tuple[str, ...], *, builtin: bool, burs
 def _listener(settings: Settings, replicas: Replicas) -> AdminListener | None:
     if settings.admin is None:
         return None
-    token = None if settings.admin_token is None else settings.admin_token.reveal()
-    return AdminListener(replicas, settings.admin.host, settings.admin.port, token=token)
+    return AdminListener(replicas, settings.admin.host, settings.admin.port, token=_token(settings))
+
+
+def _token(settings: Settings) -> Callable[[], str | None]:
+    """The admin token, as it is by now when it is in a file."""
+    given, file = settings.admin_token, settings.files.get("admin_token")
+    if given is None or file is None:
+        return lambda: None if given is None else given.reveal()
+    parse = next(one.kind.parse for one in SETTINGS if one.name == "admin_token")
+    current: Rotating[Secret] = Rotating(file, parse, given)
+    return lambda: current().reveal()
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ MAX_MILLISECONDS: Final = 10**14
 class DecodeRules:
     """What the reader of messages has to know of the service."""
 
-    trusted_users: frozenset[str]
+    trusted_users: Container[str]
     default_type: str | None = None
     max_body: int = 1024 * 1024
 

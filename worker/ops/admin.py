@@ -68,7 +68,10 @@ class Patience:
 
 
 class AdminListener:
-    """Listens on `host` and `port` (0: the system picks one). `token` guards /jobs when `host` is off loopback."""
+    """Listens on `host` and `port` (0: the system picks one). `token` guards /jobs when `host` is off loopback.
+
+    It is asked for at each request, so that the token may change.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class AdminListener:
         host: str,
         port: int,
         *,
-        token: str | None = None,
+        token: Callable[[], str | None] = lambda: None,
         patience: Patience | None = None,
         most_connections: int = MOST_CONNECTIONS,
     ) -> None:
@@ -182,10 +185,11 @@ class AdminListener:
     def _check_token(self, ask: Ask) -> None:
         if self._on_loopback:
             return
-        if not self._token:
+        token = self._token()
+        if not token:
             raise Refused(HTTPStatus.FORBIDDEN, "off loopback /jobs needs a token: set WORKER_ADMIN_TOKEN")
         scheme, _, given = ask.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self._token.encode())
+        right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
         if scheme.lower() != "bearer" or not right:
             text = "/jobs needs the header Authorization: Bearer <WORKER_ADMIN_TOKEN>"
             raise Refused(HTTPStatus.UNAUTHORIZED, text, {"WWW-Authenticate": "Bearer"})

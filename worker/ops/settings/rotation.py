@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from worker.ops.settings.catalogue import Credential
+from worker.ops.settings.credential_table import SECRETS
+from worker.ops.settings.secret import Secret
 from worker.ops.settings.sources import Problem, Source, read_secret
 
 T = TypeVar("T")
@@ -35,7 +39,7 @@ class Rotating(Generic[T]):
         self._parse = parse
         self._value = value
         self._clock = clock
-        self._looked = clock()
+        self._looked = -math.inf
         self._mark: _Mark | None = None  # so that a change since `value` was read is not missed
         self._is_good = True
 
@@ -62,6 +66,16 @@ class Rotating(Generic[T]):
             if value != self._value:
                 log.info("secret.reloaded", file=str(self._path))
             self._value, self._is_good = value, True
+
+
+def rotating(credential: Credential, cell: str) -> Callable[[], str]:
+    """Gives the secret in `cell` as it is by now: read anew when it is in a file and that has changed."""
+    value: Secret = getattr(credential, cell)
+    path = credential.files.get(cell)
+    if path is None:
+        return value.reveal
+    current = Rotating(path, SECRETS[cell].parse, value)
+    return lambda: current().reveal()
 
 
 def _mark(path: Path) -> _Mark | None:
