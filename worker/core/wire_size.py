@@ -39,6 +39,8 @@ def entry_size(name: str, value: Any) -> int:
 
 def _value_size(value: Any) -> int:
     match value:
+        case None | int() | float():  # first: a header may hold a hundred thousand of them
+            return 10
         case str():
             return 5 + _length(value)
         case bytes() | bytearray():
