@@ -14,6 +14,7 @@ import structlog
 from structlog.contextvars import get_contextvars, merge_contextvars
 from structlog.typing import EventDict
 
+from worker.ops.log_foreign import QUIET, foreign_event, is_foreign
 from worker.ops.log_lines import Line, console_line, json_line
 from worker.ops.log_sink import LogSink, stream_writer
 
@@ -22,16 +23,6 @@ __all__ = ["LogSink", "configure_logging"]
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _FLUSH_AT_EXIT: Final = 2.0
-
-# They log every request, or every connection with its URL; what matters of it we log ourselves.
-_LEAST: Final = {
-    "httpx": logging.WARNING,
-    "httpcore": logging.WARNING,
-    "aiohttp": logging.WARNING,
-    "asyncio": logging.WARNING,
-    "aiormq": logging.CRITICAL,
-    "aio_pika": logging.CRITICAL,
-}
 
 
 def configure_logging(level: str = "info", stream: TextIO | None = None, json: bool | None = None) -> LogSink:
@@ -81,7 +72,7 @@ def _route_standard_logging(bridge: logging.Handler, least: int) -> None:
         root.removeHandler(handler)
     root.addHandler(bridge)
     root.setLevel(least)
-    for name, quiet in _LEAST.items():
+    for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(max(quiet, least))
     logging.captureWarnings(capture=True)
 
@@ -135,14 +126,10 @@ class _Bridge(logging.Handler):
 
 
 def _event(record: logging.LogRecord) -> MutableMapping[str, Any]:
-    return {
-        **get_contextvars(),
-        "event": _message(record),
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "exc_info": record.exc_info,
-        "stack": record.stack_info,
-    }
+    head = {**get_contextvars(), "level": record.levelname.lower(), "logger": record.name}
+    if is_foreign(record.name):
+        return head | dict(foreign_event(record))
+    return head | {"event": _message(record), "exc_info": record.exc_info, "stack": record.stack_info}
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -22,7 +22,10 @@ Line = Callable[[MutableMapping[str, Any]], bytes]
 """Renders an event with `event`, `level` and anything else; the result ends with a newline."""
 
 _OWN: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "stack"})
-_PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]*):[^\s]*@")
+# Of bounded length each, or a text that is full of "://" would cost the square of its size.
+_PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]{0,256}):[^\s]{0,1024}@")
+_QUERY: Final = re.compile(r"(://[^\s?'\"<>]{0,1024}\?)[^\s'\"<>]+")
+_LOOKED_AT: Final = LONGEST_VALUE + 1024
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -91,7 +94,7 @@ def _rest(event: Mapping[str, Any]) -> dict[str, object]:
 def _clean(value: Any, depth: int) -> object:
     """`value` as JSON can carry it, no longer than it may be."""
     if isinstance(value, str):
-        return _cut(value, LONGEST_VALUE)
+        return _told(value)
     if value is None or value is True or value is False or type(value) is int:
         return value
     if isinstance(value, float):
@@ -103,9 +106,16 @@ def _clean(value: Any, depth: int) -> object:
     return _cut(_shown(value), LONGEST_VALUE)
 
 
+def _told(text: str) -> str:
+    """A text as a value. Of a long one only as much is looked at as may be shown."""
+    if len(text) <= LONGEST_VALUE:
+        return masked(text)
+    return f"{masked(text[:_LOOKED_AT])[:LONGEST_VALUE]}... ({len(text)} characters)"
+
+
 def _shown(value: Any) -> str:
     try:
-        return _masked(str(value) if isinstance(value, BaseException) else repr(value))
+        return masked(str(value) if isinstance(value, BaseException) else repr(value))
     except Exception:  # noqa: BLE001 - a handler's object may do anything; the line matters more
         return f"<{type(value).__name__} that cannot be shown>"
 
@@ -116,12 +126,12 @@ def _cut(text: str, most: int) -> str:
 
 def _event(event: Any) -> str:
     text = event if isinstance(event, str) else _shown(event)
-    return _cut(_masked(text), LONGEST_EVENT)
+    return _cut(masked(text), LONGEST_EVENT)
 
 
-def _masked(text: str) -> str:
-    """Passwords in URLs: libraries put whole URLs into their messages."""
-    return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+def masked(text: str) -> str:
+    """Passwords and queries of URLs: libraries put whole URLs into their messages."""
+    return _QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text)) if "://" in text else text
 
 
 def _trace(exc_info: Any) -> str:
@@ -143,7 +153,7 @@ def _exception(exc_info: Any) -> tuple[type[BaseException] | None, BaseException
 
 def _bounded_trace(text: str) -> str:
     """Its beginning and its end, which names the error."""
-    text = _masked(text.rstrip("\n"))
+    text = masked(text.rstrip("\n"))
     if len(text) <= LONGEST_TRACE:
         return text
     half = LONGEST_TRACE // 2

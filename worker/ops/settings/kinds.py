@@ -88,6 +88,17 @@ def size(low: str, high: str) -> Kind[int]:
     return Kind(parse, format_size)
 
 
+def yes_or_no() -> Kind[bool]:
+    """true or false."""
+
+    def parse(text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{shortened(text)} is not true or false")
+        return text.lower() == "true"
+
+    return Kind(parse, lambda value: str(value).lower())
+
+
 def choice(*words: str) -> Kind[Any]:
     """One of `words`, in any case. Any, because the setting's annotation is a Literal of these words."""
 
@@ -123,7 +134,14 @@ def queue_name() -> Kind[str]:
 
 def file() -> Kind[str]:
     """The path of a file that must be there when the worker starts."""
-    return replace(text("a file name", 4096), path=True)
+    plain = text("a file name", 4096)
+
+    def parse(text: str) -> str:
+        if "-----BEGIN" in text:  # perhaps a private key, of which nothing may be shown
+            raise ValueError("this is what such a file holds: give the file's name instead")
+        return plain.parse(text)
+
+    return Kind(parse, str, path=True)
 
 
 def token(least: int) -> Kind[Secret]:
