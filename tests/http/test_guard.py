@@ -1,33 +1,16 @@
-"""Which addresses a job may reach: tables of decisions, then real connects where every address answers."""
+"""Which addresses a job may reach: tables of decisions. Real connects are in test_any_address.py."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
-from typing import Any
+import ipaddress
 
 import pytest
 
-from tests.http.targets import Exchange, MakeEngine, Serve
-from worker import Limits, NotSent, Reject, Request
-from worker.http.engine import Engine
+from tests.http.any_address import PUBLIC4, PUBLIC6, vectors
+from worker import Reject
+from worker.http import guard as guards
 from worker.http.guard import Blocked, Guard, is_own
-from worker.http.resolver import LookupThreads
 from worker.http.url import parse_url
-
-HERE = Path(__file__).parent
-PUBLIC4, PUBLIC6 = "8.8.8.8", "2a00:1450:4001:81b::200e"
-
-
-def vectors() -> list[tuple[str, str]]:
-    lines = (HERE / "addresses.txt").read_text().splitlines()
-    pairs = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
-    return [(verdict, json.loads(url)) for verdict, url in pairs]
 
 
 def verdict(guard: Guard, url: str) -> str:
@@ -45,6 +28,21 @@ def verdict(guard: Guard, url: str) -> str:
 @pytest.mark.parametrize(("expected", "url"), vectors())
 def test_the_corpus_with_nothing_allowed(expected: str, url: str) -> None:
     assert verdict(Guard(), url) == expected
+
+
+@pytest.mark.parametrize("table", ["_DENIED_IPV4", "_DENIED_IPV6"])
+def test_the_corpus_notices_any_range_that_is_missing(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    whole = getattr(guards, table)
+    for hole in whole:
+        monkeypatch.setattr(guards, table, tuple(network for network in whole if network != hole))
+        noticed = [url for expected, url in vectors() if verdict(Guard(), url) != expected]
+        assert noticed, f"no vector is in {hole}"
+
+
+def test_the_corpus_notices_where_what_is_routed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wider in ("::/2", "::/1", "::/0"):
+        monkeypatch.setattr(guards, "_ROUTED_IPV6", ipaddress.IPv6Network(wider))
+        assert [url for expected, url in vectors() if verdict(Guard(), url) != expected]
 
 
 # (allowed networks, allowed hosts, host, port, answers) -> reachable
@@ -85,6 +83,13 @@ DECISIONS: list[tuple[list[str], list[str], str, int, list[str], bool]] = [
     ([], ["db.internal"], "db.internal", 80, ["168.63.129.16"], False),
     ([], ["db.internal"], "db.internal", 80, ["100.100.100.200"], False),
     ([], ["db.internal"], "db.internal", 80, ["fd00:ec2::254"], False),
+    ([], ["db.internal"], "db.internal", 80, ["fd00:ec2::23"], False),
+    ([], ["db.internal"], "db.internal", 80, ["fd20:ce::254"], False),
+    ([], ["db.internal"], "db.internal", 80, ["fd00:42::42"], False),
+    ([], ["db.internal"], "db.internal", 80, ["fd00:c1::a9fe:a9fe"], False),
+    ([], ["db.internal"], "db.internal", 80, ["fd00:a9fe:a9fe::1"], False),
+    ([], ["db.internal"], "db.internal", 80, ["64:ff9b::100.100.100.200"], False),
+    ([], ["db.internal"], "db.internal", 80, ["64:ff9b::127.0.0.1"], False),
     ([], ["db.internal"], "db.internal", 80, ["0.0.0.0"], False),
     ([], ["db.internal"], "db.internal", 80, ["224.0.0.1"], False),
     ([], ["localhost"], "localhost", 80, ["127.0.0.1"], False),
@@ -114,6 +119,18 @@ def test_decisions(
 OWN = {"127.0.0.1", "127.0.0.2", "::1", "10.9.9.9"}
 EVERYTHING = ["0.0.0.0/0", "::/0"]
 
+
+def test_endpoints_may_change() -> None:
+    """A broker whose URL is given new content in its file is closed at once."""
+    now = [("10.1.1.1", 5672)]
+    guard = Guard(["10.0.0.0/8"], forbidden_endpoints=lambda: now)
+    guard.check("10.1.1.2", 5672, ["10.1.1.2"])
+    now.append(("10.1.1.2", 5672))
+    for host in ("10.1.1.1", "10.1.1.2"):
+        with pytest.raises(Blocked):
+            guard.check(host, 5672, [host])
+
+
 # (forbidden endpoint, host, port, address, resolved endpoint) -> reachable, with everything else allowed
 ENDPOINTS: list[tuple[tuple[str, int], str, int, str, list[str], bool]] = [
     (("10.1.1.1", 5672), "10.1.1.1", 5672, "10.1.1.1", [], False),
@@ -134,6 +151,15 @@ ENDPOINTS: list[tuple[tuple[str, int], str, int, str, list[str], bool]] = [
     (("rabbit.internal", 5672), "alias.internal", 5672, "10.7.7.7", ["10.7.7.7"], False),
     (("rabbit.internal", 5672), "alias.internal", 5672, "10.7.7.8", ["10.7.7.7"], True),
     (("localhost", 5672), "127.0.0.2", 5672, "127.0.0.2", ["127.0.0.1"], False),
+    # by way of a translator, a relay or a tunnel
+    (("10.1.1.1", 5672), "a.example", 5672, "64:ff9b::a01:101", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "64:ff9b:1::a01:101", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "2002:a01:101::1", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "::10.1.1.1", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "2a00::5efe:a01:101", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "2001:0:a01:101::", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "2001::f5fe:fefe", [], False),
+    (("10.1.1.1", 5672), "a.example", 5672, "2002:a01:102::1", [], True),
 ]
 
 
@@ -176,181 +202,3 @@ def test_the_reason_is_the_same_for_all_and_tells_nothing() -> None:
         assert caught.value.code == "blocked_address"
         texts.add(caught.value.detail)
     assert texts == {"the address of a.example is not allowed"}
-
-
-# --- the hooks, on loopback
-
-
-async def ok(exchange: Exchange) -> None:
-    await exchange.answer()
-
-
-def resolving(answers: Any) -> LookupThreads:
-    return LookupThreads(lambda host: list(answers(host)))
-
-
-async def test_a_rebinding_name_is_looked_up_once_and_pinned(serve: Serve, make_engine: MakeEngine) -> None:
-    """The address that was judged is the one dialled; the next connection asks again, and is judged again."""
-    target = await serve(ok)
-    asked: list[str] = []
-
-    def answers(host: str) -> list[str]:
-        asked.append(host)
-        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.1", "10.0.0.1"]
-
-    engine = make_engine(names=resolving(answers))
-    url = f"http://rebind.example:{target.port}/"
-    assert (await engine.send(Request("GET", url))).status == 200
-    assert (await engine.send(Request("GET", url))).status == 200
-    assert (asked, target.connections) == (["rebind.example"], 1)
-    for writer in target.writers:
-        writer.close()
-    await asyncio.sleep(0.05)
-    with pytest.raises(Blocked):
-        await engine.send(Request("GET", url))
-    assert (len(asked), target.connections) == (2, 1)
-
-
-async def test_the_broker_is_closed_when_its_name_cannot_be_resolved(serve: Serve, make_engine: MakeEngine) -> None:
-    target = await serve(ok)
-
-    def answers(host: str) -> list[str]:
-        raise OSError("no such name")
-
-    guard = Guard(["127.0.0.0/8"], forbidden_endpoints=[("rabbit.internal", target.port)])
-    with pytest.raises(Blocked):
-        await make_engine(guard=guard, names=resolving(answers)).send(Request("GET", target.url))
-    assert target.connections == 0
-
-
-async def test_the_broker_is_closed_by_the_address_of_its_name(serve: Serve, make_engine: MakeEngine) -> None:
-    target = await serve(ok)
-    guard = Guard(["127.0.0.0/8"], forbidden_endpoints=[("rabbit.internal", target.port)])
-    engine = make_engine(guard=guard, names=resolving(lambda host: ["127.0.0.1"]))
-    for host in ("127.0.0.1", "127.0.0.2", "alias.example", "rabbit.internal"):
-        with pytest.raises(Blocked):
-            await engine.send(Request("GET", f"http://{host}:{target.port}/"))
-    assert target.connections == 0
-
-
-async def test_the_self_test_passes_and_sends_nothing(engine: Engine) -> None:
-    await engine.self_test()
-
-
-@pytest.mark.parametrize("hook", ["open_socket", "check"])
-async def test_the_self_test_fails_when_a_hook_is_gone(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, hook: str
-) -> None:
-    import socket
-
-    from worker.http import guard, resolver
-
-    if hook == "check":
-        monkeypatch.setattr(guard.Guard, "check", lambda *arguments: None)
-    else:
-        monkeypatch.setattr(resolver.GuardedResolver, "open_socket", lambda self, info: socket.socket(*info[:3]))
-    with pytest.raises(RuntimeError, match="guard is not live"):
-        await make_engine().self_test()
-
-
-# --- lookups
-
-
-async def test_a_slow_name_holds_nobody_up(serve: Serve, make_engine: MakeEngine) -> None:
-    """200 requests for one hanging name take one thread; others are resolved meanwhile."""
-    target = await serve(ok)
-    release, threads = threading.Event(), set()
-
-    def answers(host: str) -> list[str]:
-        threads.add(threading.current_thread().name + str(threading.get_ident()))
-        if host == "slow.example":
-            release.wait(5)
-        return ["127.0.0.1"]
-
-    engine = make_engine(Limits(connect_timeout=2), names=LookupThreads(answers, threads=2))
-    url = f"http://%s:{target.port}/"
-    slow = [asyncio.create_task(engine.send(Request("GET", url % "slow.example", timeout=0.5))) for _ in range(200)]
-    await asyncio.sleep(0.1)
-    began = time.monotonic()
-    for number in range(10):
-        assert (await engine.send(Request("GET", url % f"h{number}.example"))).status == 200
-    assert time.monotonic() - began < 0.3
-    ends = await asyncio.gather(*slow, return_exceptions=True)
-    release.set()
-    assert all(isinstance(end, NotSent) for end in ends)
-    assert len(threads) == 2
-
-
-async def test_an_abandoned_lookup_is_dropped_and_not_answered_later() -> None:
-    release, asked = threading.Event(), list[str]()
-
-    def answers(host: str) -> list[str]:
-        asked.append(host)
-        release.wait(5)
-        return [str(len(asked))]
-
-    names = LookupThreads(answers, threads=1)
-    first = asyncio.create_task(names.addresses("first.example"))
-    await asyncio.sleep(0.05)
-    queued = [asyncio.create_task(names.addresses(f"q{number}.example")) for number in range(50)]
-    await asyncio.sleep(0.05)
-    for task in queued:
-        task.cancel()
-    await asyncio.gather(*queued, return_exceptions=True)
-    release.set()
-    assert await first == ["1"]
-    assert await names.addresses("last.example") == ["2"]
-    assert asked == ["first.example", "last.example"]
-    names.close()
-
-
-# --- where every address answers
-
-
-def in_namespace(*arguments: str) -> Any:
-    """The report of any_address.py, run where the whole internet is this machine and there is no way out of it."""
-    for unshare in (["unshare", "-rn"], ["unshare", "-n"]):
-        command = [*unshare, sys.executable, str(HERE / "any_address.py"), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        except FileNotFoundError:
-            break
-        if done.stdout:
-            return json.loads(done.stdout)
-    pytest.skip("NO NETWORK NAMESPACE: neither user namespaces nor root here, the guard is only tested on paper")
-
-
-@pytest.fixture(scope="module")
-def report() -> Any:
-    return in_namespace()
-
-
-def test_the_namespace_has_no_way_out(report: Any) -> None:
-    assert report["interfaces"] == ["lo"]
-    assert report["routes_before"] == ""
-
-
-def reachable() -> set[tuple[str, int]]:
-    """Addresses and ports of the public vectors."""
-    urls = [parse_url(url) for verdict, url in vectors() if verdict == "public"]
-    return {(url.host.removeprefix("::ffff:"), url.port) for url in urls} | {("8.8.8.8", 80)}
-
-
-@pytest.mark.parametrize("way", ["lean", "httpx", "redirect", "httpx redirect", "name", "name beside a public one"])
-def test_no_vector_reaches_an_address_nobody_allowed(report: Any, way: str) -> None:
-    """Not even one that httpx or a redirect has made another URL of: what counts is the address that was reached."""
-    reached = {(address, port): one["url"] for one in report[way] for address, port in one["reached"]}
-    assert {where: url for where, url in reached.items() if where not in reachable()} == {}
-    assert [one for one in report[way] if one["verdict"] == "blocked" and one["reached"]] == []
-    assert sum(one["verdict"] == "blocked" for one in report[way]) > 100
-
-
-@pytest.mark.parametrize("way", ["lean", "name", "redirect"])
-def test_public_addresses_are_reached(report: Any, way: str) -> None:
-    """The control: here they answer, so a blocked one would have answered too."""
-    assert [one for one in report[way] if one["verdict"] == "public" and not one["reached"]] == []
-
-
-def test_each_end_is_named(report: Any) -> None:
-    ends = {(one["verdict"], one["end"]) for one in report["lean"]}
-    assert ends == {("blocked", "blocked_address"), ("invalid", "ValueError"), ("public", "200")}

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from worker import Reject
+from worker.http import names
 from worker.http.url import Address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -30,8 +31,11 @@ _ROUTED_IPV6: Final = ipaddress.IPv6Network("2000::/3")
 _DENIED_IPV6: Final = _networks("2001::/23 2001:db8::/32 2002::/16 3fff::/20")
 # What a host name entry opens. Loopback and link-local are not in it, and metadata addresses that are, are taken out.
 _PRIVATE: Final = _networks("10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.168.0.0/16 fc00::/7")
-_METADATA: Final = _networks("100.100.100.200/32 fd00:ec2::254/128 fd20:ce::254/128")
+_METADATA: Final = _networks(
+    "100.100.100.200 fd00:ec2::/32 fd20:ce::254 fd00:42::42 fd00:c1::a9fe:a9fe fd00:a9fe:a9fe::1"  # the clouds' own
+)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _LOOPBACK: Final = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 _ISATAP: Final = (0x00005EFE, 0x02005EFE)
 
@@ -52,6 +56,14 @@ class Endpoint:
     port: int
 
 
+Endpoints = Iterable[tuple[str, int]] | Callable[[], Iterable[tuple[str, int]]]
+
+
+@lru_cache(maxsize=64)
+def _endpoint(host: str, port: int) -> Endpoint:
+    return Endpoint(_plain(host.strip("[]")), port)
+
+
 def is_own(address: Address) -> bool:
     """Whether the address is this machine's: whatever can be bound here is. Nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -68,28 +80,33 @@ class Guard:
 
     `allow_networks`: CIDRs that are open, whatever they hold, on any port. `allow_hosts`: names whose private answers
     are open too, on any port, never loopback, link-local or metadata. `forbidden_endpoints`: (host or IP, port) pairs
-    that stay closed even then. A ValueError names an entry that cannot be read.
+    that stay closed even then; a function where they may change. A ValueError names an entry that cannot be read.
     """
 
     def __init__(
         self,
         allow_networks: Iterable[str] = (),
         allow_hosts: Iterable[str] = (),
-        forbidden_endpoints: Iterable[tuple[str, int]] = (),
+        forbidden_endpoints: Endpoints = (),
         *,
         is_own: Callable[[Address], bool] = is_own,
     ) -> None:
         self._networks = tuple(_network(entry) for entry in allow_networks)
         self._hosts = frozenset(_plain(name) for name in allow_hosts)
-        self._endpoints = tuple(Endpoint(_plain(host.strip("[]")), port) for host, port in forbidden_endpoints)
+        fixed = () if callable(forbidden_endpoints) else tuple(forbidden_endpoints)
+        self._forbidden = forbidden_endpoints if callable(forbidden_endpoints) else lambda: fixed
         self._is_own = is_own
 
     @classmethod
-    def from_entries(cls, entries: Iterable[str], forbidden_endpoints: Iterable[tuple[str, int]] = ()) -> Guard:
+    def from_entries(cls, entries: Iterable[str], forbidden_endpoints: Endpoints = ()) -> Guard:
         """From the list of WORKER_HTTP_ALLOW, in which CIDRs, single addresses and host names are mixed."""
         listed = list(entries)
         networks = [entry for entry in listed if _looks_like_network(entry)]
         return cls(networks, [entry for entry in listed if entry not in networks], forbidden_endpoints)
+
+    @property
+    def _endpoints(self) -> list[Endpoint]:
+        return [_endpoint(host, port) for host, port in self._forbidden()]
 
     def endpoint_names(self, port: int) -> list[str]:
         """Host names of forbidden endpoints on this port: their addresses must be known before `check`."""
@@ -107,6 +124,28 @@ class Guard:
         if not addresses or not all(one and self._allows(name, port, one, closed) for one in addresses):
             raise Blocked(host)
 
+    def check_name(self, host: str, port: int, answers: Iterable[str] = (), endpoints: Iterable[str] = ()) -> None:
+        """Blocked unless a proxy may be asked for the name `host`: it resolves the name, and nothing here sees to what.
+
+        Names of internal networks need to be listed; those of this machine and of metadata services stay closed even
+        then. `answers` are the addresses of `host` as far as they are known here, for they may be an endpoint's.
+        """
+        name = _plain(host)
+        addresses = [address for text in answers if (address := _address(text))]
+        closed = [address for text in endpoints if (address := _address(text))]
+        if any(one.host == name and one.port == port for one in self._endpoints) or any(
+            self._is_endpoint(name, port, one, closed) for one in addresses
+        ):
+            raise Blocked(host)
+        if port == 0 or names.is_never_open(name):
+            raise Blocked(host)
+        if name not in self._hosts and (names.is_internal(name) or not _is_usual(port)):
+            raise Blocked(host)
+
+    def has_endpoint(self, port: int) -> bool:
+        """Whether a forbidden endpoint is on this port."""
+        return any(one.port == port for one in self._endpoints)
+
     def _allows(self, name: str, port: int, address: Address, closed: list[Address]) -> bool:
         if port == 0 or self._is_endpoint(name, port, address, closed):
             return False
@@ -114,7 +153,7 @@ class Guard:
             return True
         if name in self._hosts:
             return _is_public(address) or _is_private(address)
-        return (port in (80, 443) or port >= 1024) and _is_public(address)
+        return _is_usual(port) and _is_public(address)
 
     def _is_endpoint(self, name: str, port: int, address: Address, resolved: list[Address]) -> bool:
         here = [one for one in self._endpoints if one.port == port]
@@ -125,8 +164,15 @@ class Guard:
 
     def _same(self, address: Address, endpoint: Address) -> bool:
         """One address, or two of this machine: a listener on 0.0.0.0 answers on every one of them."""
-        left, right = _dialled(address), _dialled(endpoint)
-        return left == right or (self._is_own(left) and self._is_own(right))
+        there = _dialled(endpoint)
+        return any(
+            here == there or (self._is_own(here) and self._is_own(there))
+            for here in (_dialled(address), *_carried(address))
+        )
+
+
+def _is_usual(port: int) -> bool:
+    return port in (80, 443) or port >= 1024
 
 
 def _network(entry: str) -> Network:
@@ -165,6 +211,18 @@ def _dialled(address: Address) -> Address:
     """Where the kernel really connects to: an unspecified address means loopback."""
     real = _embedded(address) or address
     return _LOOPBACK[real.version] if real.is_unspecified else real
+
+
+def _carried(address: Address) -> list[Address]:
+    """IPv4 addresses that a tunnel, relay or translator may take this one to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    number = int(address)
+    lowest = ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    carried: list[Address | None] = [address.sixtofour, *(address.teredo or ())]
+    if number >> 32 == 0 or (number >> 32) & 0xFFFFFFFF in _ISATAP or address in _LOCAL_NAT64:
+        carried.append(lowest)
+    return [_dialled(one) for one in carried if one is not None]
 
 
 def _within(address: Address, network: Network) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from worker.ops.settings.kinds import Kind, shortened
 from worker.ops.settings.secret import MASK, Secret
@@ -20,6 +20,7 @@ _HOST: Final = re.compile(
 _HOST_PORT: Final = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]+):([0-9]{1,5})")
 _AMQP_PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _WEB_PORTS: Final = {"http": 80, "https": 443}
+_QUERY_VALUE: Final = re.compile(r"(?<=[=#])[^&#]{4,}|(?<=[?&])[^=&#]{4,}(?![^&#])")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -46,6 +47,20 @@ class AmqpUrl:
         # an empty path is the vhost "/" for aiormq
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         return f"{self.scheme}://{quote(self.user, safe='')}:{password}@{host}:{self.port}/{vhost}"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """The proxy that jobs' requests go by. `host` has no brackets; `user` None is a proxy without a login."""
+
+    host: str
+    port: int
+    user: str | None
+    password: Secret = field(repr=False)
+
+    def __str__(self) -> str:
+        login = "" if self.user is None else f"{quote(self.user, safe='')}:{MASK}@"
+        return f"http://{login}{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,11 @@ class HttpAllow:
 
 
 def mask_url(text: str) -> str:
-    """`text` without the password of a URL in it, also when the URL is too broken to be read."""
+    """`text` without the password and the query of a URL in it, also when the URL is too broken to be read."""
+    if found := re.search(r"[?#]", text):
+        query = text[found.start() :]
+        masked = found[0] + MASK if "@" in query else _QUERY_VALUE.sub(MASK, query)
+        return mask_url(text[: found.start()]) + masked
     scheme, mark, rest = text.rpartition("://") if text.count("://") == 1 else ("", "", text)
     login, at, place = rest.rpartition("@")
     if at:
@@ -87,11 +106,16 @@ def mask_url(text: str) -> str:
     return f"{scheme}{mark}{host}:{MASK}"  # what stands there may be a password that lost its host
 
 
+def _shown(text: str) -> str:
+    """A URL that is a secret, as messages show it: not at all when it is none, for then it may be a bare password."""
+    return shortened(mask_url(text)) if "://" in text or "@" in text or _HOST_PORT.fullmatch(text) else "the value"
+
+
 def parse_amqp_url(text: str) -> AmqpUrl:
     """A ValueError shows the URL without its password."""
     trouble = _amqp_trouble(text)
     if trouble:
-        raise ValueError(f"{shortened(mask_url(text))} is not a broker URL: {trouble}")
+        raise ValueError(f"{_shown(text)} is not a broker URL: {trouble}")
     parts = urlsplit(text)
     return AmqpUrl(
         scheme="amqps" if parts.scheme == "amqps" else "amqp",
@@ -130,6 +154,33 @@ def amqp_urls() -> Kind[tuple[AmqpUrl, ...]]:
         return tuple(parse_amqp_url(part.strip()) for part in re.split(r",(?=\s*[A-Za-z]+://)", text))
 
     return Kind(parse, lambda urls: ",".join(map(str, urls)), many=True, secret=True)
+
+
+def parse_http_proxy(text: str) -> HttpProxy:
+    """A ValueError shows the URL without its password."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port or 0
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if not port or not _is_proxy(text, parts):
+        form = "write http://host:port or http://user:password@host:port, special characters as %XX"
+        raise ValueError(f"{_shown(text)} is not a proxy: {form}")
+    user = None if parts.username is None else unquote(parts.username)
+    return HttpProxy((parts.hostname or "").removesuffix("."), port, user, Secret(unquote(parts.password or "")))
+
+
+def _is_proxy(text: str, parts: SplitResult) -> bool:
+    if parts.scheme != "http" or parts.path not in ("", "/") or not text.isascii() or not text.isprintable():
+        return False
+    if parts.query or parts.fragment or parts.netloc.count("@") > 1 or _BAD_ESCAPE.search(text) or " " in text:
+        return False
+    login = unquote(parts.netloc.rpartition("@")[0])
+    return _is_host(parts.hostname or "") and ":" not in unquote(parts.username or "") and login.isprintable()
+
+
+def http_proxy() -> Kind[HttpProxy]:
+    return Kind(parse_http_proxy, str, secret=True)
 
 
 def admin_address() -> Kind[AdminAddress | None]:
