@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from worker.runtime.cpu import CpuProcessDied
     from worker.runtime.quick_retry import StepRetry
     from worker.runtime.registry import Registry
-    from worker.runtime.statuses import asks_to_wait, is_retried
+    from worker.runtime.statuses import asks_to_wait, is_retried, named_wait
     from worker.runtime.transport import (
         BadAnswer,
+        Call,
         Gate,
         Headers,
         Limits,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadAnswer",
+    "Call",
     "ChildJob",
     "Context",
     "CpuProcessDied",
@@ -63,6 +65,7 @@ __all__ = [
     "is_transient",
     "mark_sent",
     "may_be_sent",
+    "named_wait",
     "read_json",
 ]
 
@@ -81,6 +84,7 @@ _HOMES = {
     "httpx_client": "worker.httpx_face",
     "is_retried": "worker.runtime.statuses",
     "is_transient": "worker.httpx_face",
+    "named_wait": "worker.runtime.statuses",
     "read_json": "worker.core.strict_json:loads",
 }
 

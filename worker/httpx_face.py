@@ -69,7 +69,9 @@ class RejectedRequest(Reject, httpx.TransportError):
 def httpx_client(send: Send, limits: Limits, *, user_agent: str) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` over `send`: no cookies, no environment, no redirects unless a call asks for them.
 
-    The longest of a call's httpx timeouts bounds the whole call; None leaves it to the job's own.
+    The longest of a call's httpx timeouts bounds the whole call; None leaves it to the job's own. A call names
+    credentials of the configuration by `extensions={"auth": "crm", "sign": "partner"}`; httpx hands them on in its
+    redirects, so that one to an origin that is not theirs is a Reject here.
     """
     return httpx.AsyncClient(
         transport=_HttpxFace(send, limits),
@@ -116,7 +118,9 @@ class _HttpxFace(httpx.AsyncBaseTransport):
     async def _ours(self, request: httpx.Request) -> Request:
         headers = {name: value for name, value in request.headers.items() if name not in _FRAMING}
         body = await self._body(request)
-        return Request(request.method, _url(request.url), headers, body, _bound(request, self._limits.timeout))
+        timeout = _bound(request, self._limits.timeout)
+        auth, sign = (request.extensions.get(use) for use in ("auth", "sign"))
+        return Request(request.method, _url(request.url), headers, body, timeout, auth=auth, sign=sign)
 
     async def _body(self, request: httpx.Request) -> bytes | None:
         if not isinstance(request.stream, httpx.AsyncByteStream):
@@ -149,8 +153,9 @@ def _bound(request: httpx.Request, default: float) -> float:
 
 def _httpx_response(response: Response) -> httpx.Response:
     """A Content-Encoding that is still there was not offered, and httpx would inflate it without bound: left out."""
-    headers = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
-    return httpx.Response(response.status, headers=headers, content=response.body)
+    # as bytes: httpx would take text for ASCII, and a server may send any
+    pairs = [(name.encode(), value.encode()) for name, value in response.headers.items() if name != "content-encoding"]
+    return httpx.Response(response.status, headers=pairs, content=response.body)
 
 
 def _httpx_error(error: RequestError | Reject) -> Exception:

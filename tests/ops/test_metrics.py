@@ -24,6 +24,7 @@ CONTRACT = {
     "worker_http_seconds": ({"host"}, "histogram"),
     "worker_limit_wait_seconds": ({"limit"}, "histogram"),
     "worker_breaker_open": ({"host"}, "gauge"),
+    "worker_limit_places": ({"limit"}, "gauge"),
     "worker_consuming": (set(), "gauge"),
     "worker_reconnects_total": (set(), "counter"),
     "worker_lost_acks_total": (set(), "counter"),
@@ -78,6 +79,7 @@ def everything(metrics: Metrics) -> None:
     metrics.http_request("h", "2xx", 0.1)
     metrics.limit_wait("h", 0.1)
     metrics.breaker("h", is_open=True)
+    metrics.limit_places("api", 5)
     metrics.consuming(True)
     metrics.reconnected()
     metrics.lost_ack()

@@ -43,6 +43,9 @@ class Desk:
                 await self.clock.sleep(2)
             return Response(200, Headers([]), b"{}", marked.url)
 
+    def credential_fault(self, **named: Any) -> str | None:
+        return None
+
     def is_transient(self, error: BaseException) -> bool:
         return False
 

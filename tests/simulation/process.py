@@ -111,10 +111,9 @@ class Process:
             "records": sum(len(pipeline.inflight) for pipeline in pipelines),
             "tasks": sum(pipeline.unsettled for pipeline in pipelines),
             "held": sum(pipeline.held for pipeline in pipelines),
-            "slots": sum(SETTINGS.concurrency - pipeline._limiter._slots._value for pipeline in pipelines[:1]),
-            "steps": sum(SETTINGS.steps - pipeline._limiter._steps._value for pipeline in pipelines[:1]),
-            "gates": sum(len(pipeline._limiter._gates) for pipeline in pipelines[:1]),
         }
+        for pipeline in pipelines[:1]:
+            found |= pipeline._limiter.in_use()
         return ", ".join(f"{count} {what}" for what, count in found.items() if count)
 
     async def _live(self) -> None:

@@ -50,7 +50,7 @@ def _of_tables(settings: Settings, file: Path) -> Iterator[Row]:
         for name, entry in entries.items():
             where = f"{table}.{_key(name)}"
             for cell in fields(entry):
-                if (value := getattr(entry, cell.name)) is not None:
+                if cell.name != "files" and (value := getattr(entry, cell.name)) is not None:
                     yield f"{where}.{cell.name}", _shown(value), f"file {file} table {where}"
 
 
@@ -62,10 +62,12 @@ def _shown(value: Any) -> str:
     match value:
         case Secret():
             return str(value)
-        case Rate():
-            return format_rate(value)
         case float():
             return format_duration(value)
+        case bool():
+            return str(value).lower()
+        case (Rate(), *_):
+            return ",".join(map(format_rate, value))
         case (float() as low, float() as high):
             return format_range((low, high))
         case tuple():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.amqp.connecting import Access, Node, Tls
 from worker.core.topology import Topology
-from worker.ops.settings import Settings
+from worker.ops.settings import AmqpUrl, Settings
+from worker.ops.settings.addresses import amqp_urls
+from worker.ops.settings.rotation import Rotating
 
 if TYPE_CHECKING:
     from worker import Registry
     from worker.http.client import HttpTransport
+    from worker.http.proxy import Proxy
     from worker.ops.metrics import Metrics
 
 
@@ -24,15 +27,21 @@ class CannotImport(Exception):
 
 def access_of(settings: Settings, name: str) -> Access:
     """How to get to the broker; `name` is what the connections are called there."""
-    nodes = tuple(
+    nodes, file = _nodes(settings.amqp_url), settings.files.get("amqp_url")
+    parse = amqp_urls().parse
+    renewed = None if file is None else Rotating(file, lambda text: _nodes(parse(text)), nodes)
+    return Access(nodes, Tls(settings.amqp_ca, settings.amqp_cert, settings.amqp_key), name, renewed)
+
+
+def _nodes(urls: Iterable[AmqpUrl]) -> tuple[Node, ...]:
+    return tuple(
         Node(
             url=url.full,
             shown=f"{url.scheme}://{url.host}:{url.port}/{'' if url.vhost == '/' else url.vhost}",
             user=url.user,
         )
-        for url in settings.amqp_url
+        for url in urls
     )
-    return Access(nodes, Tls(settings.amqp_ca, settings.amqp_cert, settings.amqp_key), name)
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -60,15 +69,14 @@ def registry_of(apps: Sequence[str], *, builtin: bool) -> Registry:
 def transport_of(settings: Settings, metrics: Metrics, admin: tuple[str, int] | None) -> HttpTransport:
     """The guarded way out. `admin` is where the admin listener is really bound: no job may reach it."""
     from worker import Limits
+    from worker.cli.credentials import credentials_of, tell
     from worker.http.client import HttpTransport
     from worker.http.engine import Engine
     from worker.http.guard import Guard
-    from worker.runtime.context import job_gate
+    from worker.runtime.context import job_call, job_gate
 
     allow = settings.http_allow
-    closed = [(url.host, url.port) for url in settings.amqp_url]
-    closed += [] if admin is None else [admin]
-    guard = Guard([str(network) for network in allow.networks], allow.hosts, closed)
+    guard = Guard([str(network) for network in allow.networks], allow.hosts, _closed(settings, admin))
     limits = Limits(
         timeout=settings.step_timeout,
         max_response=settings.max_response,
@@ -76,7 +84,34 @@ def transport_of(settings: Settings, metrics: Metrics, admin: tuple[str, int] | 
         max_connections=settings.steps + 100,
         max_connections_per_host=settings.steps + 100,
     )
-    return HttpTransport(Engine(limits, guard, on_request=metrics.http_request), gate=job_gate)
+    engine = Engine(
+        limits,
+        guard,
+        on_request=metrics.http_request,
+        credentials=credentials_of(settings.credentials),
+        on_credential=tell,
+        proxy=_proxy(settings),
+    )
+    return HttpTransport(engine, gate=job_gate, call=job_call)
+
+
+def _closed(settings: Settings, admin: tuple[str, int] | None) -> Callable[[], Iterable[tuple[str, int]]]:
+    """Where no job may go: the broker, where it was at the start and where its file says by now, and the admin."""
+    file, parse = settings.files.get("amqp_url"), amqp_urls().parse
+    renewed = None if file is None else Rotating(file, parse, settings.amqp_url)
+
+    def closed() -> set[tuple[str, int]]:
+        urls = settings.amqp_url if renewed is None else (*settings.amqp_url, *renewed())
+        return {(url.host, url.port) for url in urls} | ({admin} if admin else set())
+
+    return closed
+
+
+def _proxy(settings: Settings) -> Proxy | None:
+    from worker.http.proxy import Proxy
+
+    one = settings.http_proxy
+    return None if one is None else Proxy(one.host, one.port, one.user, one.password.reveal())
 
 
 def _import(app: str) -> Registry:

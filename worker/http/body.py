@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import zlib
 from typing import Final
 
@@ -9,6 +11,11 @@ import aiohttp
 
 from worker import Reject
 
+MOST_MEMBERS: Final = 1000
+"""Most gzip members one body may be made of."""
+
+_LONG: Final = 256 << 10
+_PIECE: Final = 16 << 10  # of a packed body, inflated at a time
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _INFLATED: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -19,6 +26,11 @@ class TooLarge(Reject):
 
     def __init__(self, what: str, limit: int) -> None:
         super().__init__(f"{what} is above {limit} bytes", code="response_too_large")
+
+
+def to_send(body: bytes | None) -> bytes | io.BytesIO | None:
+    """`body` as aiohttp takes it: a long one bit by bit, or all of it would lie in the buffer of a slow connection."""
+    return io.BytesIO(body) if body is not None and len(body) > _LONG else body
 
 
 def is_inflated(encoding: str) -> bool:
@@ -39,14 +51,12 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _read_plain(content: aiohttp.StreamReader, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    total = 0
+    body = bytearray()  # and no list: a body that comes byte by byte would be a million of them
     while chunk := await content.readany():
-        total += len(chunk)
-        if total > limit:
+        if len(body) + len(chunk) > limit:
             raise TooLarge("the response", limit)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body += chunk
+    return bytes(body)
 
 
 async def _read_inflated(content: aiohttp.StreamReader, encoding: str, limit: int) -> bytes:
@@ -56,18 +66,22 @@ async def _read_inflated(content: aiohttp.StreamReader, encoding: str, limit: in
         wire += len(chunk)
         if wire > limit:
             raise TooLarge("the response", limit)
-        inflater.feed(chunk)
+        for start in range(0, len(chunk), _PIECE):
+            if start:
+                await asyncio.sleep(0)  # a few hundred kilobytes can be made to take long, and give nothing
+            inflater.feed(chunk[start : start + _PIECE])
     return inflater.finish()
 
 
 class _Inflater:
-    """Inflates what is fed, never more than `limit` bytes; gzip members may follow each other."""
+    """Inflates what is fed, never more than `limit` bytes; up to MOST_MEMBERS gzip members may follow each other."""
 
     def __init__(self, limit: int, *, deflate: bool) -> None:
         self._limit = limit
         self._deflate = deflate
         self._stream = zlib.decompressobj(_GZIP_OR_ZLIB)
         self._out = bytearray()
+        self._members = 1
         self._fed = False
 
     def feed(self, data: bytes) -> None:
@@ -89,5 +103,8 @@ class _Inflater:
     def _next_member(self) -> bytes:
         rest = self._stream.unused_data if self._stream.eof else b""
         if rest:
+            self._members += 1
+            if self._members > MOST_MEMBERS:  # each costs as much as kilobytes, and can be 20 bytes
+                raise zlib.error("too many members")
             self._stream = zlib.decompressobj(_GZIP_OR_ZLIB)
         return rest

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from worker import Gate, Request, Response, httpx_client, is_transient
+from worker import Call, Gate, Request, Response, httpx_client, is_transient
 from worker.http.engine import USER_AGENT, Engine
+from worker.http.url import parse_url
 
 if TYPE_CHECKING:
     import httpx
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 class HttpTransport:
     """The process's way out: fulfils `worker.runtime.transport.Transport`.
 
-    Every request of both faces passes `gate`, which may wait, refuse, count it and add headers.
+    Every request of both faces passes `gate`, which may wait, refuse, count it and add headers, and then `call`, which
+    may hold back what goes to its host and is told how it ended.
     """
 
-    def __init__(self, engine: Engine, *, gate: Gate | None = None) -> None:
+    def __init__(self, engine: Engine, *, gate: Gate | None = None, call: Callable[[str], Call] | None = None) -> None:
         self._engine = engine
         self._gate = gate or _open_gate
+        self._call = call
         self._client: httpx.AsyncClient | None = None
 
     @property
@@ -34,7 +37,18 @@ class HttpTransport:
     async def send(self, request: Request) -> Response:
         """The answer; see `Engine.send` for what it raises."""
         async with self._gate(request) as marked:
-            return await self._engine.send(marked)
+            if self._call is None:
+                return await self._engine.send(marked)
+            async with self._call(parse_url(marked.url).name) as call:
+                response = await self._engine.send(marked)
+                call.answered(response.status, response.headers)
+                return response
+
+    def credential_fault(
+        self, *, auth: str | None, sign: str | None, url: str | None, headers: Collection[str]
+    ) -> str | None:
+        """What forbids a request with these headers to use these credentials; see `Credentials.fault`."""
+        return self._engine.credentials.fault(auth=auth, sign=sign, url=url, headers=headers)
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether a quick repeat may succeed; see `worker.is_transient`."""

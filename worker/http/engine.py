@@ -7,12 +7,12 @@ cookies, no redirects or inflating of its own, no requoting, no environment, and
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -30,23 +30,26 @@ from worker import (
     SystemClock,
     mark_sent,
 )
-from worker.http.body import is_inflated, read_body
+from worker.http.answer import checked, read_carefully
+from worker.http.body import is_inflated, read_body, to_send
 from worker.http.connector import Connector, trusted_context
-from worker.http.guard import Blocked, Guard
+from worker.http.credentials import Credential, Credentials, Extras, Notice
+from worker.http.guard import Guard
 from worker.http.headers import check_headers, is_token
+from worker.http.proxy import ProxiedResolver, Proxy, check_login
 from worker.http.redirect import LONGEST, redirected
-from worker.http.resolver import GuardedResolver, LookupThreads, Undialled
+from worker.http.resolver import GuardedResolver, LookupThreads
+from worker.http.self_test import prove_guard
 from worker.http.trail import HEADER_BYTES, HEADER_LINES, TrackedRequest, Trail
-from worker.http.url import parse_url
+from worker.http.url import Url, parse_url
 
 Observer = Callable[[str, str, float], None]
 """Called once per request with its host, its result and its seconds.
 
-The result is `1xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large` or `cancelled`.
+The result is `2xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large` or `cancelled`.
 """
 
 CLOCK: Final = SystemClock()
-SELF_TEST_SECONDS: Final = 2.0
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 _NO_TYPE: Final = ("Content-Type",)  # aiohttp would call every body without a type an octet-stream
 _RESULTS: Final = {"blocked_address": "blocked", "tls": "tls", "response_too_large": "too_large"}
@@ -66,7 +69,8 @@ class Engine:
     """The shared way out of one process. Make it anywhere; use it in one event loop.
 
     `ssl_context` replaces the system's trust (a private CA), `names` the system's resolver. `on_request` is told about
-    every request.
+    every request, `on_credential` about every change of `credentials` that concerns the operator. By `proxy`, if
+    there is one, goes everything.
     """
 
     def __init__(
@@ -77,10 +81,17 @@ class Engine:
         on_request: Observer | None = None,
         ssl_context: ssl.SSLContext | None = None,
         names: LookupThreads | None = None,
+        credentials: Iterable[Credential] = (),
+        on_credential: Notice | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.limits = limits
+        self.credentials = Credentials(credentials, self._fetch, notice=on_credential, timeout=limits.timeout)
         self._names = names or LookupThreads()
-        self._resolver = GuardedResolver(guard, self._names)
+        self._proxy = proxy
+        self._resolver = (
+            GuardedResolver(guard, self._names) if proxy is None else ProxiedResolver(guard, self._names, proxy)
+        )
         self._context = ssl_context or trusted_context()
         self._on_request = on_request or _unobserved
         self._open: aiohttp.ClientSession | None = None
@@ -89,11 +100,13 @@ class Engine:
     async def send(self, request: Request) -> Response:
         """The whole answer, whatever its status.
 
-        Raises NotSent, MaybeSent or RequestTimeout; a Reject for a forbidden address, a bad certificate or an answer
-        above the cap; a ValueError for a request that HTTP cannot carry. A redirect that is not followed (not asked
-        for, too many, to http, ...) is the answer. A cancellation says by `may_be_sent` how far the request had got.
+        Raises NotSent, MaybeSent or RequestTimeout; a Reject for a forbidden address, a bad certificate, an answer
+        above the cap, or a credential that is not for it; a ValueError for a request that HTTP cannot carry. A redirect
+        that is not followed (not asked for, too many, to http, ...) is the answer. A cancellation says by `may_be_sent`
+        how far the request had got.
         """
         _check(request)
+        self.credentials.check(request)
         host = parse_url(request.url).name
         started = time.monotonic()
         result = "cancelled"
@@ -110,43 +123,17 @@ class Engine:
     async def aclose(self) -> None:
         """End all connections; requests in flight fail, later ones are NotSent."""
         self._closed = True
+        self.credentials.close()
         self._names.close()
         if self._open is not None:
             await self._open.close()
 
     async def self_test(self) -> None:
-        """Prove at start-up that the guard is live; a RuntimeError when an address nobody allowed can be dialled.
+        """Prove at start-up that the guard is live; a GuardNotLive when an address nobody allowed can be dialled."""
+        await prove_guard(self._shut, self._session(), proxied=self._proxy is not None)
 
-        The only address it tries is a listener of its own on loopback, which must not see a connection.
-        """
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setblocking(False)
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            if not (await self._blocks(url) and await self._dials_nothing_unadmitted(url)):
-                raise RuntimeError("the address guard is not live: the HTTP engine reached an address nobody allowed")
-
-    async def _blocks(self, url: str) -> bool:
-        shut = Engine(self.limits, Guard(), ssl_context=self._context)
-        try:
-            await shut.send(Request("GET", url, timeout=SELF_TEST_SECONDS))
-        except Blocked:
-            return True
-        except RequestError:
-            return False
-        finally:
-            await shut.aclose()
-        return False
-
-    async def _dials_nothing_unadmitted(self, url: str) -> bool:
-        """Past the first hook, as if somebody had removed it: the last one must hold, whatever is allowed."""
-        bound = aiohttp.ClientTimeout(total=SELF_TEST_SECONDS)
-        try:
-            async with self._session().get(url, timeout=bound):
-                return False
-        except aiohttp.ClientConnectorError as error:
-            return isinstance(error.__cause__, Undialled)
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+    def _shut(self, names: LookupThreads, proxy: Proxy | None) -> Engine:
+        return Engine(self.limits, Guard(), ssl_context=self._context, names=names, proxy=proxy)
 
     async def _in_time(self, request: Request) -> Response:
         trail = Trail()
@@ -172,18 +159,33 @@ class Engine:
 
     async def _exchange(self, request: Request, trail: Trail) -> Response:
         url = parse_url(request.url)
-        await self._resolver.admit(url)
+        hop = functools.partial(self._hop, request, url, trail)
+        return await self.credentials.exchange(request, url, hop, trail)
+
+    async def _fetch(self, request: Request, extras: Extras) -> Response:
+        """For the credentials, which fetch tokens: past everything that is counted for a job."""
+        url, trail = parse_url(request.url), Trail()
+        try:
+            async with CLOCK.timeout(request.timeout):
+                return await self._hop(request, url, trail, extras)
+        except TimeoutError:
+            raise trail.late(request.timeout) from None
+
+    async def _hop(self, request: Request, url: Url, trail: Trail, extras: Extras) -> Response:
+        await self._resolver.admit(url)  # here and not before: it holds until this task asks for another
         try:
             async with self._session().request(
                 request.method,
                 url.yarl,
-                headers=request.headers,
-                data=request.body,
+                headers={**request.headers, **extras.headers},
+                ssl=extras.ssl or True,
+                data=to_send(request.body),
                 skip_auto_headers=None if request.body is None and request.method in _BODILESS else _NO_TYPE,
                 allow_redirects=False,
                 middlewares=(trail,),
             ) as answer:
-                body = await read_body(answer, self.limits.max_response)
+                check_login(self._proxy, url, answer.status)
+                body = await read_body(checked(answer), extras.largest or self.limits.max_response)
                 return Response(answer.status, _headers(answer), body, url.text)
         except (aiohttp.ClientError, OSError, zlib.error) as error:
             raise trail.named(error) from None
@@ -193,7 +195,7 @@ class Engine:
             raise NotSent("the engine is closed")
         if self._open is None:
             self._open = aiohttp.ClientSession(
-                connector=Connector(self._resolver, self.limits, self._context),
+                connector=read_carefully(Connector(self._resolver, self.limits, self._context, self._proxy)),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self.limits.connect_timeout),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"},

@@ -24,12 +24,17 @@ def _keys(job: HttpJob) -> list[str]:
 
 async def run_http(job: HttpJob, context: Context) -> dict[str, Any]:
     """The results by step id. Whatever goes wrong is told by step, status and host only."""
-    _check_credentials(job.plan)
+    _check_credentials(job.plan, context)
     return await Run(job, context).all()
 
 
-def _check_credentials(plan: Plan) -> None:
-    for where, call in plan.calls:
-        for name in (call.auth, call.sign):
-            if name is not None:
-                raise Reject(f"{where}no credential named {name!r} is configured", code="credential")
+def _check_credentials(plan: Plan, context: Context) -> None:
+    """Of all that is to be sent, before anything is: a Reject as far as names, kinds, headers and origins are known."""
+    for where, call, draft in plan.requests:
+        if call.auth is None and call.sign is None:
+            continue
+        fault = context.credential_fault(
+            auth=call.auth, sign=call.sign, url=draft.known_url, headers=call.headers.keys()
+        )
+        if fault is not None:
+            raise Reject(f"{where}{fault}", code="credential")

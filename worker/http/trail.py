@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from worker import BadAnswer, MaybeSent, NotInTime, NotSent, Reject, RequestError, RequestTimeout
 from worker.http.body import TooLarge
 from worker.http.guard import Blocked
+from worker.http.proxy import ProxyFailed
 from worker.http.resolver import Undialled
 
 HEADER_LINES: Final = 128
@@ -52,6 +53,10 @@ class Trail:
     def next_hop(self) -> None:
         self._answered, self._request = True, None
 
+    def refused(self) -> None:
+        """The answer was that nothing was executed, and the hop begins anew: as if it had not been sent before."""
+        self._request = None
+
     @property
     def may_be_sent(self) -> bool:
         return self._answered or (isinstance(self._request, TrackedRequest) and self._request.reached)
@@ -84,6 +89,8 @@ def _unconnected(error: Exception) -> NotSent:
         return NotSent("the name was not resolved")
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return NotSent("the TLS handshake failed")
+    if isinstance(error, ProxyFailed):
+        return NotSent(str(error))
     return NotSent(f"no connection ({_errno(error)})")
 
 

@@ -45,6 +45,7 @@ class Metrics:
         self._types = frozenset(types)
         self._clock = clock
         self._lags: deque[tuple[float, float]] = deque()
+        self._open: set[str] = set()
         hosts, limits = _Names(MOST_HOSTS), _Names(MOST_WORDS)
         self._jobs = self._counter("worker_jobs_total", "Jobs that ended, by how: succeeded or dead.", "type outcome")
         self._attempts = self._counter(
@@ -73,8 +74,14 @@ class Metrics:
         self._limit_wait = self._histogram(
             "worker_limit_wait_seconds", "Time jobs waited for a busy limit.", "limit", _WAIT_BUCKETS, limits
         )
+        self._limit_places = self._gauge(
+            "worker_limit_places", "Places an adaptive limit has at present.", "limit", limits
+        )
         self._breakers = self._gauge(
-            "worker_breaker_open", "1 while requests to this host are held back.", "host", hosts
+            "worker_breaker_open",
+            "1 while requests to this host, or jobs of this key, are held back by its breaker.",
+            "host",
+            hosts,
         )
         self._jobs_running = self._gauge("worker_jobs_in_flight", "Jobs running now.").only
         self._steps_running = self._gauge("worker_steps_in_flight", "Network-heavy steps running now.").only
@@ -130,8 +137,17 @@ class Metrics:
     def limit_wait(self, limit: str, seconds: float) -> None:
         self._limit_wait.of(limit).observe(seconds)
 
+    def limit_places(self, limit: str, places: int) -> None:
+        self._limit_places.of(limit).set(places)
+
     def breaker(self, host: str, *, is_open: bool) -> None:
-        self._breakers.of(host).set(is_open)
+        gauge = self._breakers.of(host)
+        if is_open and host not in self._open:
+            self._open.add(host)
+            gauge.inc()  # not set: `other` stands for many
+        elif not is_open and host in self._open:
+            self._open.remove(host)
+            gauge.dec()
 
     def consuming(self, yes: bool) -> None:
         self._consuming.set(yes)

@@ -10,6 +10,7 @@ from worker.core.report import AttemptReport
 from worker.ops.metrics import Metrics
 
 log = structlog.get_logger("worker.job")
+limits = structlog.get_logger("worker.limits")
 
 _LEVELS = {"dead": "warning", "done": "info"}
 
@@ -49,6 +50,20 @@ class OpsTelemetry:
 
     def limit_waited(self, limit: str, seconds: float) -> None:
         self._metrics.limit_wait(limit, seconds)
+
+    def limit_changed(self, limit: str, places: int) -> None:
+        self._metrics.limit_places(limit, places)
+
+    def breaker_changed(self, key: str, state: str, *, failures: int, calls: int, seconds: float) -> None:
+        told = {"key": key, "failures": failures, "calls": calls, "seconds": round(seconds, 1)}
+        self._metrics.breaker(key, is_open=state != "closed")
+        if state == "open":
+            limits.warning("breaker.opened", **told)
+        else:
+            limits.info(f"breaker.{state}", **told)
+
+    def breaker_forgotten(self, key: str) -> None:
+        self._metrics.breaker(key, is_open=False)
 
     def ack_lost(self) -> None:
         self._metrics.lost_ack()

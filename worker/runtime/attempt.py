@@ -18,13 +18,24 @@ NOT_VALIDATED: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: its outcome, the steps that are finished by now, and what it cost. `network` in seconds."""
+    """How a run ended: its outcome, the steps that are finished by now, and what it cost. `network` in seconds.
+
+    `cut_off` when what it used was not there or not in time: a timeout, a lost connection.
+    """
 
     outcome: Outcome
     steps: Mapping[str, Step]
     network: float = 0.0
     requests: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
+    cut_off: bool = False
+
+    @property
+    def well(self) -> bool | None:
+        """What the run says of what it used: that it works, that it does not, or None for nothing."""
+        if self.cut_off:
+            return False
+        return True if isinstance(self.outcome, Succeeded) else None
 
 
 @dataclass(frozen=True, slots=True)

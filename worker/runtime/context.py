@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -20,6 +20,7 @@ from worker.core.outcome import Retry
 from worker.core.result import encoded
 from worker.core.strict_json import loads
 from worker.runtime.bodies import UNSET, encoded_body, has_header, with_query
+from worker.runtime.calls import UnwatchedCall, WatchedCall
 from worker.runtime.fan_out import FanOut
 from worker.runtime.gathering import gather_all
 from worker.runtime.quick_retry import StepRetry
@@ -28,7 +29,7 @@ from worker.runtime.step_run import Numbered, StepRunner, current_step
 from worker.runtime.steps import Steps
 from worker.runtime.tools import Tools
 from worker.runtime.trace import child_traceparent
-from worker.runtime.transport import Request, Response
+from worker.runtime.transport import Call, Request, Response
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 
+ROUNDING: Final = 0.001
 _current: ContextVar[Context | None] = ContextVar("worker_context", default=None)
 
 
@@ -102,11 +104,17 @@ class Context:
         body: bytes | None = None,
         timeout: float | None = None,
         redirects: int = 0,
+        auth: str | None = None,
+        sign: str | None = None,
     ) -> Response:
         """One request by the lean way. `timeout` (seconds) bounds it as a whole and defaults to the step timeout.
 
         At most one of `json`, `form`, `text` and `body`. Raises a RequestError when no whole answer came; a status of
         400 or above is an answer.
+
+        `auth` and `sign` name credentials of the configuration, which are sent to their own origins only: a Reject
+        (`credential`) when there is none of that name and kind, when it may not go to `url`, or when `headers` has what
+        it would set. A ValueError for `auth` beside an Authorization header.
 
         Unless `headers` has one, an `Idempotency-Key` is added: `<job id>/<step>` to the first request of a step and
         `<job id>/<step>/<n>` to each further one, n from 1, counted anew in every try; outside any step
@@ -116,6 +124,8 @@ class Context:
         """
         content_type, content = encoded_body(json, form, text, body)
         sent = dict(headers or {})
+        if auth is not None and has_header(sent, "authorization"):
+            raise ValueError("auth= and an Authorization header are both there: give one of them")
         if content_type and not has_header(sent, "content-type"):
             sent["Content-Type"] = content_type
         return await self._tools.transport.send(
@@ -126,8 +136,19 @@ class Context:
                 body=content,
                 timeout=self._tools.step_timeout if timeout is None else timeout,
                 redirects=redirects,
+                auth=auth,
+                sign=sign,
             )
         )
+
+    def credential_fault(
+        self, *, auth: str | None = None, sign: str | None = None, url: str | None = None, headers: Collection[str] = ()
+    ) -> str | None:
+        """What would keep `request` from using these credentials for this URL beside these headers (their names).
+
+        None when nothing does. Without `url` only names, kinds and headers are judged.
+        """
+        return self._tools.transport.credential_fault(auth=auth, sign=sign, url=url, headers=headers)
 
     async def step(
         self,
@@ -287,6 +308,15 @@ class Context:
                 marked["tracestate"] = state
         return marked
 
+    def call(self, host: str) -> Call:
+        """What a request to `host` passes once it is its turn: the key of its target, which is told how it ended."""
+        return WatchedCall(self._tools.limiter, self._tools.clock, host, self._is_late)
+
+    def _is_late(self) -> bool:
+        step = current_step()
+        ends = self._ends if step is None else min(self._ends, step.ends)
+        return self._tools.clock.monotonic() >= ends - ROUNDING
+
 
 @asynccontextmanager
 async def job_gate(request: Request) -> AsyncIterator[Request]:
@@ -297,6 +327,12 @@ async def job_gate(request: Request) -> AsyncIterator[Request]:
         return
     async with context.outgoing(request) as marked:
         yield marked
+
+
+def job_call(host: str) -> Call:
+    """The call of the context whose task makes the request; outside a job nobody watches it."""
+    context = _current.get()
+    return UnwatchedCall() if context is None else context.call(host)
 
 
 def enter(context: Context) -> None:

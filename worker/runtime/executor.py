@@ -89,7 +89,12 @@ class LocalRun:
         context = self._context
         outcome = self._name(self._task)
         return Ended(
-            outcome, dict(context.steps.finished), context.network_seconds, context.requests, trouble=self._trouble()
+            outcome,
+            dict(context.steps.finished),
+            context.network_seconds,
+            context.requests,
+            trouble=self._trouble(),
+            cut_off=self._was_cut_off,
         )
 
     def interrupt(self) -> None:
@@ -141,6 +146,10 @@ class LocalRun:
             return Succeeded(ended)
         self._error = ended.error
         return outcome_of(ended.error)
+
+    @property
+    def _was_cut_off(self) -> bool:
+        return isinstance(self._stopped_as, Failed) or isinstance(self._error, TimeoutError | ConnectionError)
 
     def _trouble(self) -> dict[str, str]:
         return {} if self._error is None else trouble_of(self._error)

@@ -23,7 +23,7 @@ from worker.runtime.conclusions import Conclusions
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import Executor
 from worker.runtime.inflight import InFlight, Phase, Record
-from worker.runtime.limiter import Busy, Limiter
+from worker.runtime.limiter import Asker, Busy, Limiter
 from worker.runtime.registry import Registration, Registry
 from worker.runtime.rules import Rules, TypeRules
 from worker.runtime.settlement import REFUSE, Settlement, Settlements
@@ -32,8 +32,6 @@ from worker.runtime.telemetry import Telemetry
 
 log = structlog.get_logger("worker.pipeline")
 
-BUSY_FIRST: Final = 1.0
-BUSY_LONGEST: Final = 60.0
 TIDY_EVERY: Final = 1.0
 
 
@@ -242,11 +240,13 @@ class Pipeline:
         except BaseException as error:  # noqa: BLE001 - a validator or a key function may raise anything
             return Attempt.without_run(job, outcome_of(error), trouble=trouble_of(error))
         try:
-            async with self._limiter.job(keys, rules.own_limits):
-                return await self._run(record, job, registration, payload, rules.timeout)
-        except Busy:
-            delay = min(BUSY_LONGEST, BUSY_FIRST * 2.0 ** min(job.snoozes, 10)) * (1 + self._chance())
-            return Attempt.without_run(job, Snoozed(delay, "busy_key"))
+            asker = Asker(job.id, job.first_seen, registration.type)
+            async with self._limiter.job(keys, rules.own_limits, asker) as admission:
+                attempt = await self._run(record, job, registration, payload, rules.timeout)
+                admission.ended(well=attempt.ended.well)
+                return attempt
+        except Busy as busy:
+            return Attempt.without_run(job, Snoozed(busy.delay, busy.reason))
 
     def _validated(self, job: Job, registration: Registration) -> tuple[Any, tuple[str, ...]]:
         """The payload as the handler takes it, and the keys of the job."""

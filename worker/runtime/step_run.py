@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from worker.core.broker import PublishFailed
 from worker.core.outcome import Snooze
@@ -16,17 +17,18 @@ from worker.runtime.transport import NotSent
 
 T = TypeVar("T")
 
-BUSY_DELAY: Final = 5.0
 _current: ContextVar[Numbered | None] = ContextVar("worker_step", default=None)
 
 
 class Numbered:
     """Names the requests of one try of a step, or those of an attempt outside its steps, in the order they are made."""
 
-    __slots__ = ("_made", "name")
+    __slots__ = ("_made", "ends", "name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ends: float = math.inf) -> None:
         self.name = name
+        self.ends = ends
+        """When the try is over, on the monotonic clock."""
         self._made = 0
 
     def next(self) -> str:
@@ -62,7 +64,7 @@ class StepRunner:
 
         async def once() -> T:
             async with self.place(key), clock.timeout(seconds) as bound:
-                token = _current.set(Numbered(name))
+                token = _current.set(Numbered(name, clock.monotonic() + seconds))
                 try:
                     result = await call()
                 finally:
@@ -84,12 +86,8 @@ class StepRunner:
         if _current.get() is not None:
             yield
             return
-        if key is None:
-            async with self._tools.limiter.step():
-                yield
-            return
         try:
-            async with self._tools.limiter.key(key), self._tools.limiter.step():
+            async with self._tools.limiter.step(key):
                 yield
-        except Busy:
-            raise Snooze(BUSY_DELAY, reason="busy_key") from None
+        except Busy as busy:
+            raise Snooze(busy.delay, reason=busy.reason) from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 if TYPE_CHECKING:
     import httpx
@@ -107,7 +108,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as the engine sends it. `timeout` (seconds) bounds it as a whole, reading the body included."""
+    """One request as the engine sends it. `timeout` (seconds) bounds it as a whole, reading the body included.
+
+    `auth` and `sign` name credentials of the configuration: what these add is put in by the engine as it sends, so
+    that a request never holds a secret of the operator's.
+    """
 
     method: str
     url: str
@@ -115,6 +120,8 @@ class Request:
     body: bytes | None = None
     timeout: float = 10.0
     redirects: int = 0
+    auth: str | None = None
+    sign: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,21 @@ Gate = Callable[[Request], AbstractAsyncContextManager[Request]]
 """What every request passes before it is sent: may wait, count, refuse, and hand on the request with more headers."""
 
 
+class Call(Protocol):
+    """A request to a host, from when it is its turn until it has ended.
+
+    Entering raises a Snooze while everything for that host is held back; whatever leaves the block is an end.
+    """
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """The answer is there. To be said before the block is left."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Transport(Protocol):
     """One shared way out for every job of the process."""
 
@@ -155,6 +177,14 @@ class Transport(Protocol):
 
     async def send(self, request: Request) -> Response:
         """The answer; raises a RequestError, or a Reject for what no repeat can mend (address, TLS, size)."""
+
+    def credential_fault(
+        self, *, auth: str | None, sign: str | None, url: str | None, headers: Collection[str]
+    ) -> str | None:
+        """What forbids a request with these headers (names) to use these credentials; None when nothing does.
+
+        `url` is None as long as it is not known. Whatever is sent is judged once more, with its final URL.
+        """
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether a repeat may succeed: connection errors, timeouts, and the statuses that are retried."""

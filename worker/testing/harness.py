@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from worker.core.broker import Lane
@@ -13,7 +13,7 @@ from worker.core.message import Properties
 from worker.core.report import AttemptReport
 from worker.runtime.cpu import ThreadCpu
 from worker.runtime.executor import LocalExecutor
-from worker.runtime.limiter import Limiter, Places
+from worker.runtime.limiter import Limit, Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules
@@ -40,6 +40,16 @@ class NoTransport:
 
     async def send(self, request: Request) -> Response:  # noqa: ARG002 - the protocol's signature
         self._refuse()
+
+    def credential_fault(
+        self,
+        *,
+        auth: str | None,  # noqa: ARG002 - the protocol's signature
+        sign: str | None,  # noqa: ARG002 - the protocol's signature
+        url: str | None,  # noqa: ARG002 - the protocol's signature
+        headers: Collection[str],  # noqa: ARG002 - the protocol's signature
+    ) -> str | None:
+        return None
 
     def is_transient(self, error: BaseException) -> bool:
         return isinstance(error, ConnectionError | TimeoutError)
@@ -76,7 +86,7 @@ class Harness:
         transport: Transport | None = None,
         concurrency: int = 10,
         steps: int = 20,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int | Limit] | None = None,
         attempts: int | None = None,
         backoff: tuple[Duration, Duration] | None = None,
         timeout: Duration | None = None,
@@ -98,7 +108,7 @@ class Harness:
         self._prefetch = prefetch or concurrency + concurrency // 4 + 1
         self._registry = registry
         places = places or Places(concurrency=concurrency, steps=steps, keys=limits or {})
-        self._limiter = Limiter(places, self.clock, self.telemetry)
+        self._limiter = Limiter(places, self.clock, self.telemetry, chance)
         self._transport = transport or NoTransport()
         self._target = transport if isinstance(transport, FakeTarget) else None
         if self._target is not None:

@@ -6,14 +6,15 @@ import asyncio
 import json as jsonlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from worker.core.outcome import Reject
 from worker.runtime.bodies import UNSET, encoded_body, has_header
 from worker.runtime.clock import Clock, SystemClock
-from worker.runtime.context import job_gate
+from worker.runtime.context import job_call, job_gate
 from worker.runtime.transport import Headers, Limits, MaybeSent, NotSent, Request, RequestTimeout, Response, mark_sent
 
 if TYPE_CHECKING:
@@ -29,13 +30,18 @@ class OffScript(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it came in. `at` is the time on the clock, in epoch seconds."""
+    """A request as it came in. `at` is the time on the clock, in epoch seconds.
+
+    `auth` and `sign` are the names of the credentials it would have used: here are no secrets, and no headers of them.
+    """
 
     method: str
     url: str
     headers: Headers
     body: bytes
     at: float
+    auth: str | None = None
+    sign: str | None = None
 
     @property
     def text(self) -> str:
@@ -146,13 +152,16 @@ class FakeTarget:
     Fulfils `worker.runtime.transport.Transport` for `context.request` and for `context.http`. Requests pass the gate
     of their job as real ones do: they carry Idempotency-Key and traceparent, take a step's place and count. Redirects
     are not followed: script the last answer. Limits of size and the address guard are the engine's, and not here.
+
+    Requests may name any credential, or those of `credentials` only; to which origins these may go is not judged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, credentials: Collection[str] | None = None) -> None:
         self.clock: Clock = SystemClock()
         """The time that answers take; `run_job()` and `Harness` put their own here."""
         self.requests: list[Received] = []
         """All that came in, in its order."""
+        self._credentials = credentials
         self._scripts: list[Script] = []
         self._faults: list[AssertionError] = []
         self._client: httpx.AsyncClient | None = None
@@ -183,19 +192,37 @@ class FakeTarget:
 
     async def send(self, request: Request) -> Response:
         """The scripted answer, or the error that the script names."""
-        async with job_gate(request) as marked:
-            reply = self._reply(self._received(marked), marked)
-            late = self.clock.timeout(None if math.isinf(marked.timeout) else marked.timeout)
-            try:
-                async with late:
-                    return await self._played(reply, marked)
-            except TimeoutError:
-                if not late.expired():
-                    raise
-                raise RequestTimeout(f"no whole answer within {marked.timeout:g} s") from None
-            except asyncio.CancelledError as cancelled:
-                mark_sent(cancelled)
+        async with job_gate(request) as marked, job_call(urlsplit(marked.url).hostname or "") as call:
+            response = await self._answer(marked)
+            call.answered(response.status, response.headers)
+            return response
+
+    async def _answer(self, request: Request) -> Response:
+        self._check_credentials(request)
+        reply = self._reply(self._received(request), request)
+        late = self.clock.timeout(None if math.isinf(request.timeout) else request.timeout)
+        try:
+            async with late:
+                return await self._played(reply, request)
+        except TimeoutError:
+            if not late.expired():
                 raise
+            raise RequestTimeout(f"no whole answer within {request.timeout:g} s") from None
+        except asyncio.CancelledError as cancelled:
+            mark_sent(cancelled)
+            raise
+
+    def credential_fault(
+        self,
+        *,
+        auth: str | None,
+        sign: str | None,
+        url: str | None,  # noqa: ARG002 - the protocol's signature
+        headers: Collection[str],  # noqa: ARG002 - the protocol's signature
+    ) -> str | None:
+        """As the real way out says it of a name that nobody has configured."""
+        unknown = (name for name in (auth, sign) if name is not None and not self._knows(name))
+        return next((f"no credential named {name!r} is configured" for name in unknown), None)
 
     def is_transient(self, error: BaseException) -> bool:
         """As the real way out: connection errors, timeouts, and the statuses that are retried."""
@@ -208,9 +235,20 @@ class FakeTarget:
         if self._client is not None:
             await self._client.aclose()
 
+    def _knows(self, name: str) -> bool:
+        return self._credentials is None or name in self._credentials
+
+    def _check_credentials(self, request: Request) -> None:
+        fault = self.credential_fault(
+            auth=request.auth, sign=request.sign, url=request.url, headers=request.headers.keys()
+        )
+        if fault is not None:
+            raise Reject(fault, code="credential")
+
     def _received(self, request: Request) -> Received:
         headers = Headers(list(request.headers.items()))
-        received = Received(request.method, request.url, headers, request.body or b"", self.clock.now())
+        body, now = request.body or b"", self.clock.now()
+        received = Received(request.method, request.url, headers, body, now, request.auth, request.sign)
         self.requests.append(received)
         return received
 

@@ -69,12 +69,12 @@ class Plan:
     several: bool
 
     @property
-    def calls(self) -> Iterator[tuple[str, Call]]:
+    def requests(self) -> Iterator[tuple[str, Call, Draft]]:
         """Everything that is to be sent, by what faults call it: the steps, and the callback."""
         for planned in self.steps:
-            yield (f"step {planned.id!r}: " if self.several else ""), planned.step
+            yield (f"step {planned.id!r}: " if self.several else ""), planned.step, planned.draft
         if self.callback is not None:
-            yield "callback: ", self.callback.call
+            yield "callback: ", self.callback.call, self.callback.draft
 
     def readers(self) -> dict[str, set[str]]:
         """By step the steps that read it.

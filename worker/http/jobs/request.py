@@ -89,6 +89,14 @@ class Draft:
         field = self.body_field
         return field is not None and self.parts[field].template is None
 
+    @property
+    def known_url(self) -> str | None:
+        """A URL of the origin it goes to; None as long as that is not known."""
+        part = self.parts["url"]
+        if not isinstance(part.template, UrlTemplate):
+            return str(part.ready)
+        return None if part.template.sample is None else part.template.sample.text
+
     def fill(self, results: Mapping[str, Any], budget: Budget | None = None) -> Filled:
         """The request with these results in it, judged as one without templates is. A TemplateFault names the field."""
         budget = budget or Budget()

@@ -201,6 +201,8 @@ class Run:
             body=ready.body,
             timeout=self._timeout(step),
             redirects=step.redirects,
+            auth=step.auth,
+            sign=step.sign,
         )
         if step.expect.holds(response.status):
             return kept_of(planned, response)

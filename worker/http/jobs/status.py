@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-from worker import asks_to_wait
+from worker import asks_to_wait, named_wait
 
 LONGEST_WAIT: Final = 3600.0
 """Most seconds a Retry-After may ask for."""
@@ -32,19 +30,9 @@ def asked_wait(status: int, headers: Mapping[str, str], *, now: float, chance: f
     """
     if not asks_to_wait(status, headers):
         return None
-    named = _seconds(headers.get("retry-after", "").strip(), now)
+    named = named_wait(headers, now=now)
     if named is None:
         return UNNAMED_WAIT * (1 + chance)
     if named <= 0:
         return min(SHORTEST_WAIT * 2.0 ** min(snoozes, 10), LONGEST_FLOOR) * (1 + chance)
     return min(max(named, SHORTEST_WAIT), LONGEST_WAIT)
-
-
-def _seconds(text: str, now: float) -> float | None:
-    if text.isascii() and text.removeprefix("-").isdecimal():
-        return float(text[:20])
-    try:
-        date = parsedate_to_datetime(text)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-    except (ValueError, OverflowError):
-        return None

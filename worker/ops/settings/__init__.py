@@ -2,7 +2,7 @@
 
 catalogue.py   what settings there are
 kinds.py       how their values are written        addresses.py   URLs, listeners, networks, origins     secret.py
-sources.py     where they are written              tables.py      what only worker.toml can say
+sources.py     where they are written              tables.py      what only worker.toml can say, credential_table.py
 contradictions.py   what is wrong together              loading.py     all of it in order
 """
 

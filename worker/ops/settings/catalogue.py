@@ -10,7 +10,16 @@ from typing import Any, Final, Literal, TypeVar
 
 from worker.core.units import Rate
 from worker.ops.settings import kinds
-from worker.ops.settings.addresses import AdminAddress, AmqpUrl, HttpAllow, admin_address, amqp_urls, http_allow
+from worker.ops.settings.addresses import (
+    AdminAddress,
+    AmqpUrl,
+    HttpAllow,
+    HttpProxy,
+    admin_address,
+    amqp_urls,
+    http_allow,
+    http_proxy,
+)
 from worker.ops.settings.kinds import Kind
 from worker.ops.settings.secret import Secret
 from worker.ops.settings.sources import FILE_SUFFIX, PREFIX, Written
@@ -33,18 +42,42 @@ class TypeOverride:
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """What one key (a host, a tenant, anything) may do at once and per time. At least one of them is set."""
+    """What one key (a host, a tenant, anything) may do at once and per time. At least one of them is set.
+
+    `rate` may name several windows, all of which hold. `adaptive` needs a concurrency, below which it then varies.
+    """
 
     concurrency: int | None = None
-    rate: Rate | None = None
+    rate: tuple[Rate, ...] | None = None
+    adaptive: bool | None = None
+    breaker: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A secret jobs may use by its name, and the origins (`https://host[:port]`) it may go to."""
+    """A secret jobs may use by its name, and the origins (`https://host[:port]`) it may go to.
 
-    bearer: Secret
+    One of: `bearer`; `user` and `password`; `header` and `value`; `token_url`, `client_id` and `client_secret`;
+    `signing_key` (one or two, by comma). Besides or instead of it `cert_file` and `key_file`, `ca_file`. `files` are
+    those its secrets were read from, by the cell's name: they may be given new content at any time.
+    """
+
+    bearer: Secret | None
     origins: tuple[str, ...]
+    user: str | None = None
+    password: Secret | None = None
+    header: str | None = None
+    value: Secret | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    scope: str | None = None
+    audience: str | None = None
+    signing_key: Secret | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    ca_file: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +247,12 @@ class Settings:
         "",
         "What jobs may reach besides public addresses: a comma list of networks (exactly these) and host names"
         " (whose private answers are then allowed, never loopback or metadata).",
+    )
+    http_proxy: HttpProxy | None = setting(  # noqa: RUF009 - what it returns is a field()
+        kinds.optional(http_proxy()),
+        "",
+        "HTTP proxy for jobs' requests, http://[user:password@]host:port, which resolves their names, too. Those in the"
+        " environment are ignored.",
     )
     max_body: int = setting(kinds.size("1", "16MiB"), "1MiB", "Largest message body; larger ones are dead-lettered.")
     max_response: int = setting(

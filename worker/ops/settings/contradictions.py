@@ -101,13 +101,12 @@ def _open_doors(settings: Settings, where: Where) -> Iterator[Finding]:
 
 
 def _tables(settings: Settings) -> Iterator[Finding]:
-    for name, limit in settings.limits.items():
-        if limit.rate is not None:
-            yield Finding((), f'limits."{name}": rate is not kept by this version, only concurrency is')
     for name, credential in settings.credentials.items():
         for origin in credential.origins:
             if origin.startswith("http://"):
                 yield Finding((), f"credentials.{name}: its secret goes to {origin} unencrypted; use https://")
+        if credential.token_url is not None and credential.token_url.startswith("http://"):
+            yield Finding((), f"credentials.{name}: client_secret goes to its token_url unencrypted; use https://")
 
 
 def _is_here(host: str) -> bool:

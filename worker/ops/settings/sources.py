@@ -114,7 +114,9 @@ class Level:
         match value:
             case str():
                 return Written(value.strip(), source, self.directory)
-            case int() | float() if not isinstance(value, bool):
+            case bool():
+                return Written(str(value).lower(), source, self.directory)
+            case int() | float():
                 return Written(str(value), source, self.directory)
             case list() | tuple() if lists and all(isinstance(entry, str) for entry in value):
                 return Written(",".join(value), source, self.directory)

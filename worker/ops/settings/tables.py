@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from worker.core.units import format_rate, parse_rate
 from worker.ops.settings import kinds
-from worker.ops.settings.addresses import parse_origin
 from worker.ops.settings.catalogue import SETTINGS, Credential, LimitSettings, Setting, TypeOverride
+from worker.ops.settings.credential_table import CREDENTIAL, credential_of
 from worker.ops.settings.kinds import Kind
 from worker.ops.settings.sources import Level, Problem, Source, nearest
 
@@ -28,10 +29,11 @@ _TYPE: Final = (
     _column("timeout", _BY_NAME["job_timeout"].kind),
     _column("concurrency", _BY_NAME["concurrency"].kind),
 )
-_LIMIT: Final = (_column("concurrency", kinds.whole(1, 1_000_000)), _column("rate", Kind(parse_rate, format_rate)))
-_CREDENTIAL: Final = (
-    _column("bearer", kinds.token(1)),
-    _column("origins", kinds.many(Kind(parse_origin, str), empty=False)),
+_LIMIT: Final = (
+    _column("concurrency", kinds.whole(1, 1_000_000)),
+    _column("rate", kinds.many(Kind(parse_rate, format_rate), empty=False)),
+    _column("adaptive", kinds.yes_or_no()),
+    _column("breaker", kinds.yes_or_no()),
 )
 
 
@@ -51,9 +53,9 @@ TABLES: Final = ("types", "limits", "credentials")
 def read_tables(file: Level) -> Tables:
     problems: list[Problem] = []
     return Tables(
-        types=_table(file, "types", _TYPE, lambda cells: TypeOverride(**cells), problems),
+        types=_table(file, "types", _TYPE, lambda cells, _: TypeOverride(**cells), problems),
         limits=_table(file, "limits", _LIMIT, _limit, problems),
-        credentials=_table(file, "credentials", _CREDENTIAL, _credential, problems),
+        credentials=_table(file, "credentials", CREDENTIAL, credential_of, problems),
         problems=tuple(problems),
     )
 
@@ -62,7 +64,7 @@ def _table(
     file: Level,
     table: str,
     columns: tuple[Setting, ...],
-    make: Callable[[dict[str, Any]], T],
+    make: Callable[[dict[str, Any], dict[str, Path]], T],
     problems: list[Problem],
 ) -> dict[str, T]:
     rows = file.values.get(table, {})
@@ -73,9 +75,9 @@ def _table(
     for name, row in rows.items():
         level = _row_level(file, table, name, row)
         wrong: list[Problem] = []
-        cells = dict(_cells(level, columns, wrong))
+        cells, files = _cells(level, columns, wrong)
         try:
-            found[name] = make(cells)
+            found[name] = make(cells, files)
         except ValueError as incomplete:
             # a cell that was refused is missing, too, but that is no second problem
             wrong = wrong or [Problem((level.source(""),), str(incomplete))]
@@ -95,7 +97,12 @@ def _row_level(file: Level, table: str, name: str, row: Any) -> Level:
     return Level(values, source, file.directory)
 
 
-def _cells(level: Level, columns: tuple[Setting, ...], problems: list[Problem]) -> Iterator[tuple[str, Any]]:
+def _cells(
+    level: Level, columns: tuple[Setting, ...], problems: list[Problem]
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Values, and the files that secrets were read from, by the cell's name."""
+    cells: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     known = [spelling for column in columns for spelling in column.spellings]
     for key in level.values:
         if not key:
@@ -108,20 +115,18 @@ def _cells(level: Level, columns: tuple[Setting, ...], problems: list[Problem]) 
             if isinstance(found, Problem):
                 problems.append(found)
                 continue
+            if found.file is not None:
+                files[column.name] = found.file
             try:
-                yield column.name, column.understand(found)
+                cells[column.name] = column.understand(found)
             except ValueError as error:
                 problems.append(Problem((found.source,), str(error)))
+    return cells, files
 
 
-def _limit(cells: dict[str, Any]) -> LimitSettings:
+def _limit(cells: dict[str, Any], _: dict[str, Path]) -> LimitSettings:
     if not cells:
-        raise ValueError("says nothing; give concurrency, rate or both")
+        raise ValueError("says nothing; give concurrency, rate or both, or breaker")
+    if cells.get("adaptive") and "concurrency" not in cells:
+        raise ValueError("adaptive needs a concurrency: the most there may be at once")
     return LimitSettings(**cells)
-
-
-def _credential(cells: dict[str, Any]) -> Credential:
-    missing = [name for name, key in (("bearer_file", "bearer"), ("origins", "origins")) if key not in cells]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} missing")
-    return Credential(**cells)

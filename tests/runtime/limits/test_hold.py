@@ -1,0 +1,98 @@
+"""How long a whole key is held back, and how an adaptive limit shrinks and grows."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.runtime.limits.adaptive import Adaptive
+from worker.runtime.limits.hold import LONGEST_ASKED, Hold
+from worker.runtime.limits.line import LONGEST, Line, held_delay, park_delay
+
+
+def held(asked: float | None, chance: float = 0.0) -> float:
+    hold = Hold()
+    hold.asked(asked, started=99.0, now=100.0, chance=chance)
+    return hold.rest(100.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rest"), [(7.0, 7.0), (0.0, 0.0), (-5.0, 0.0), (299.0, 299.0), (3600.0, 300.0), (1e9, 300.0), (None, 1.0)]
+)
+def test_it_holds_for_the_time_that_is_asked_within_its_cap(asked: float | None, rest: float) -> None:
+    assert held(asked) == pytest.approx(rest)
+    assert rest <= held(asked, 0.99) <= rest * 1.1  # jittered upward only
+    assert held(asked, 0.99) <= LONGEST_ASKED * 1.1
+
+
+def test_without_a_time_it_doubles_while_it_repeats() -> None:
+    hold, now, lengths = Hold(), 100.0, []
+    for _ in range(8):
+        hold.asked(None, started=now, now=now, chance=0.0)
+        for started in (now - 1, now):  # others that were under way at the same time
+            hold.asked(None, started=started, now=now + 0.1, chance=0.0)
+        lengths.append(round(hold.rest(now), 6))
+        now += lengths[-1]
+    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
+    hold.went_well(started=now - 1)  # from before: no news
+    hold.asked(None, started=now, now=now, chance=0.0)
+    assert hold.rest(now) == 60
+    now += 60
+    hold.went_well(started=now)
+    hold.asked(None, started=now, now=now + 1, chance=0.0)
+    assert hold.rest(now + 1) == 1
+
+
+def test_the_longest_word_counts() -> None:
+    hold = Hold()
+    hold.asked(100.0, started=0.0, now=0.0, chance=0.0)
+    hold.asked(5.0, started=0.0, now=1.0, chance=0.0)
+    assert hold.rest(1.0) == 99
+
+
+def test_trouble_shrinks_at_most_once_a_second_and_never_below_one() -> None:
+    adaptive = Adaptive(50)
+    for now in (0.0, 0.1, 0.9):
+        adaptive.was_too_much(now)
+    assert adaptive.places == 35
+    for now in range(1, 30):
+        adaptive.was_too_much(float(now))
+    assert adaptive.places == 1
+
+
+def test_success_grows_it_back_and_never_above_the_limit() -> None:
+    adaptive = Adaptive(50)
+    adaptive.was_too_much(0.0)
+    for _ in range(36):
+        adaptive.went_well()
+    assert adaptive.places == 36
+    for _ in range(5000):
+        adaptive.went_well()
+    assert adaptive.places == 50
+
+
+@pytest.mark.parametrize("expected", [0.0, 0.5, 1.0, 3.0, 30.0, 299.0, 1e6])
+def test_a_job_is_parked_until_its_turn_jittered_upward_only(expected: float) -> None:
+    low, high = park_delay(expected, chance=0.0), park_delay(expected, chance=0.999)
+    assert low >= max(1.0, min(expected - 1, LONGEST))
+    assert low <= high <= max(2 * 1.0, 1.25 * low)
+
+
+@pytest.mark.parametrize(("rest", "since"), [(0.0, 0.0), (5.0, 0.0), (60.0, 600.0), (300.0, 3000.0)])
+def test_a_key_that_is_held_back_parks_for_at_least_its_rest(rest: float, since: float) -> None:
+    delays = [held_delay(rest, since=since, age=0.0, chance=number / 100) for number in range(100)]
+    assert min(delays) == rest
+    assert max(delays) <= rest + max(1.0, rest, since / 2)
+    assert held_delay(1.0, since=0.0, age=1e6, chance=0.0) == LONGEST  # who waits for long asks seldom
+
+
+def test_a_line_knows_who_is_older_and_forgets_who_does_not_come() -> None:
+    line = Line()
+    for name, first_seen in (("b", 2.0), ("a", 1.0), ("c", 3.0)):
+        line.parked(name, first_seen, now=10.0, delay=5.0)
+    assert [line.older(name, seen, 10.0) for name, seen in (("a", 1.0), ("b", 2.0), ("x", 9.0))] == [0, 1, 3]
+    line.returned("a")
+    line.returned("never")
+    line.parked("b", 2.0, now=10.0, delay=300.0)  # again: counted once, for longer
+    assert line.older("x", 9.0, 10.0) == 2
+    assert line.older("x", 9.0, 10 + 5 + 61) == 1
+    assert line.older("x", 9.0, 10 + 300 + 61) == 0

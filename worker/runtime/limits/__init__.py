@@ -1,0 +1,1 @@
+"""What a key allows: decisions as values, without asyncio; `worker.runtime.limiter` asks them and does the waiting."""

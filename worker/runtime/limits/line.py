@@ -1,0 +1,85 @@
+"""Whose turn is when: the jobs of a key that were parked, by age, and for how long one more is parked."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from typing import Final
+
+FIRST: Final = 1.0
+LONGEST: Final = 300.0
+"""Least and most seconds a job is parked for, before jitter."""
+
+GROWTH: Final = 0.1
+"""Part of its age that a job is parked for at least: who waits for long asks seldom, whatever is expected."""
+
+EARLY: Final = 1.0
+"""Seconds a job comes back before its turn is to be expected: it may wait so long, and no place stands empty."""
+
+JITTER: Final = 0.1
+
+OVERDUE: Final = 60.0
+"""Seconds after which one that has not come back here is counted no more: another process has it."""
+
+MOST: Final = 5_000
+"""Jobs of one key that are told apart; beyond, a turn is further away than anybody is parked for, or comes soon."""
+
+
+def park_delay(expected: float, *, chance: float) -> float:
+    """Seconds to park a job whose turn is `expected` in so many.
+
+    Jittered upward only; `chance` is from [0, 1).
+    """
+    turn = min(expected - EARLY, LONGEST) * (1 + JITTER * chance)
+    return max(turn, FIRST * (1 + chance))
+
+
+def held_delay(rest: float, *, since: float, age: float, chance: float) -> float:
+    """Seconds to park a job whose key is held back for `rest` seconds more, and has been in trouble for `since`.
+
+    Never shorter than the rest. The longer the trouble lasts the further the jobs are spread: each comes back a few
+    times in all, not once a minute, and within about as long again when it is over.
+    """
+    least = max(rest, min(GROWTH * age, LONGEST))
+    return least + chance * min(max(FIRST, rest, since / 2), LONGEST)
+
+
+class Line:
+    """The jobs of one key that this process parked and has not seen again. Ages are when they were first seen."""
+
+    __slots__ = ("_by_age", "_due", "_parked")
+
+    def __init__(self) -> None:
+        self._by_age: list[tuple[float, str]] = []
+        self._parked: dict[str, tuple[float, float]] = {}  # when first seen, until when it may be counted
+        self._due: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def parked(self, id: str, first_seen: float, now: float, delay: float) -> None:
+        """A job goes away for `delay` seconds."""
+        self.returned(id)
+        if len(self._parked) >= MOST:
+            return
+        until = now + delay + OVERDUE
+        self._parked[id] = first_seen, until
+        insort(self._by_age, (first_seen, id))
+        heapq.heappush(self._due, (until, id))
+
+    def returned(self, id: str) -> None:
+        """It is here again, or will not come."""
+        if (found := self._parked.pop(id, None)) is not None:
+            del self._by_age[bisect_left(self._by_age, (found[0], id))]
+
+    def older(self, id: str, first_seen: float, now: float) -> int:
+        """How many of them go before this one."""
+        self.expire(now)
+        return bisect_left(self._by_age, (first_seen, id))
+
+    def expire(self, now: float) -> None:
+        """Count those no more that should be back by now."""
+        while self._due and self._due[0][0] <= now:
+            until, one = heapq.heappop(self._due)
+            if self._parked.get(one, (0.0, 0.0))[1] == until:
+                self.returned(one)
