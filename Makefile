@@ -90,7 +90,11 @@ test: setup have-broker ## the whole test suite against a real broker (ARGS="-k 
 
 .PHONY: faults
 faults: setup have-broker ## every fault of the matrix, also those that take long (ARGS="-k row_15" for a part)
-	@FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
+	@FAULTS=all $(BIN)/python -m pytest tests/faults tests/hostile $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup have-broker ## random hostile messages against a real worker, and one summary (N=20000 SEED=1)
+	@$(BIN)/python -m tests.hostile $(if $(N),--count $(N)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: soak
 soak: setup have-broker ## random faults under load, and one summary (JOBS=5000 SEED=1 RATE=100)
@@ -120,7 +124,7 @@ have-broker: setup
 test-rabbitmq-4: setup ## the tests with a broker against RabbitMQ 4 (needs root, 250 MB; ARGS="-k name" for a part)
 	@$(BIN)/python -m worker.dev.chroot fetch
 	@CI=true WORKER_TEST_RABBITMQ=4 $(BIN)/python -m pytest tests/amqp tests/cli tests/dev/test_node.py \
-		tests/dev/test_demo.py tests/examples $(wildcard tests/faults) tests/process $(ARGS)
+		tests/dev/test_demo.py tests/examples tests/faults tests/hostile tests/process $(ARGS)
 
 .PHONY: fmt
 fmt: setup ## format, and repair what the linter can repair

@@ -111,8 +111,10 @@ class AnswerProtocol(ResponseHandler):
 
     def _end_of_piece(self, data: bytes) -> int:
         """How much is read next. A head is a piece for itself: what is behind it cannot spoil it, or come with it."""
-        if self._in_head and (end := _END_OF_HEAD.search(self._before + data[:_PIECE])):
-            return max(1, end.end() - len(self._before))
+        before = self._before
+        head = before + data[:_PIECE] if before else data
+        if self._in_head and (end := _END_OF_HEAD.search(head, 0, _PIECE + len(before))):
+            return max(1, end.end() - len(before))
         return _PIECE
 
     def _read(self, piece: bytes) -> None:

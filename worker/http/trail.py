@@ -100,7 +100,7 @@ def _broken(error: Exception) -> MaybeSent:
     if isinstance(error, aiohttp.ClientResponseError):
         return BadAnswer("the answer is not HTTP")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return BadAnswer("the body ended early")
+        return BadAnswer("the body is cut short or no HTTP")
     return MaybeSent(f"the connection broke ({_errno(error)})")
 
 
