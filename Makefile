@@ -123,8 +123,12 @@ have-broker: setup
 .PHONY: test-rabbitmq-4
 test-rabbitmq-4: setup ## the tests with a broker against RabbitMQ 4 (needs root, 250 MB; ARGS="-k name" for a part)
 	@$(BIN)/python -m worker.dev.chroot fetch
-	@CI=true WORKER_TEST_RABBITMQ=4 $(BIN)/python -m pytest tests/amqp tests/cli tests/dev/test_node.py \
+	@CI=true WORKER_TEST_RABBITMQ=4 $(BIN)/python -m pytest tests/amqp tests/cli tests/deploy/test_broker.py tests/dev/test_node.py \
 		tests/dev/test_demo.py tests/examples tests/faults tests/hostile tests/process $(ARGS)
+
+.PHONY: check-deploy
+check-deploy: setup ## all of deploy/ by the programs that read it, no engine and no cluster needed (fetches 65 MB once)
+	@$(BIN)/python -m tests.deploy
 
 .PHONY: fmt
 fmt: setup ## format, and repair what the linter can repair
@@ -134,11 +138,12 @@ fmt: setup ## format, and repair what the linter can repair
 # No addresses in these files: they install from whatever index the machine is set up for.
 LOCK := .tools/uv/bin/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11
 .PHONY: lock
-lock: .tools/uv/.stamp ## re-make requirements/*.lock (UPGRADE=1: with the newest versions)
+lock: .tools/uv/.stamp ## re-make requirements/*.lock and check-deploy's (UPGRADE=1: with the newest versions)
 	@$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/runtime.lock
 	@$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -o requirements/dev.lock
 	@echo uv | $(LOCK) $(if $(UPGRADE),--upgrade) - -o requirements/uv.lock
-	@! grep -n '://' requirements/*.lock
+	@$(LOCK) $(if $(UPGRADE),--upgrade) tests/deploy/tools.in -o tests/deploy/tools.lock
+	@! grep -n '://' requirements/*.lock tests/deploy/tools.lock
 
 .PHONY: clean
 clean: ## remove what was made here, .venv and .tools too

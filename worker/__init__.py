@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from worker.runtime.clock import SystemClock
     from worker.runtime.context import Context
     from worker.runtime.cpu import CpuProcessDied
+    from worker.runtime.crossing import harmless_headers
     from worker.runtime.quick_retry import StepRetry
     from worker.runtime.registry import Registry
     from worker.runtime.statuses import asks_to_wait, is_retried, named_wait
     from worker.runtime.transport import (
         BadAnswer,
         Call,
+        CredentialUnavailable,
         Gate,
         Headers,
         Limits,
@@ -41,6 +43,7 @@ __all__ = [
     "ChildJob",
     "Context",
     "CpuProcessDied",
+    "CredentialUnavailable",
     "Gate",
     "Headers",
     "Limits",
@@ -60,6 +63,7 @@ __all__ = [
     "StepRetry",
     "SystemClock",
     "asks_to_wait",
+    "harmless_headers",
     "httpx_client",
     "is_retried",
     "is_transient",
@@ -81,6 +85,7 @@ _HOMES = {
     "StepRetry": "worker.runtime.quick_retry",
     "SystemClock": "worker.runtime.clock",
     "asks_to_wait": "worker.runtime.statuses",
+    "harmless_headers": "worker.runtime.crossing",
     "httpx_client": "worker.httpx_face",
     "is_retried": "worker.runtime.statuses",
     "is_transient": "worker.httpx_face",

@@ -5,6 +5,7 @@ Shared by the real way out (`worker.http`) and by the scripted one (`worker.test
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -13,6 +14,7 @@ from typing import Final
 import httpx
 
 from worker.core.outcome import Reject
+from worker.runtime.crossing import harmless_headers
 from worker.runtime.statuses import is_retried
 from worker.runtime.transport import (
     BadAnswer,
@@ -25,12 +27,17 @@ from worker.runtime.transport import (
     RequestTimeout,
     Response,
     StatusError,
+    mark_sent,
 )
 
 Send = Callable[[Request], Awaitable[Response]]
 
 # What httpx adds by itself and the engine makes from the body and the URL.
 _FRAMING: Final = frozenset({"host", "connection", "content-length", "transfer-encoding"})
+# Of the address a request was last sent to. httpx hands extensions on to the request that a redirect asks for.
+_CAME_FROM: Final = "worker_came_from"
+# Whether an earlier hop of the same call was answered.
+_ANSWERED: Final = "worker_answered"
 _TRANSIENT: Final = (
     RequestError,
     TimeoutError,
@@ -71,7 +78,8 @@ def httpx_client(send: Send, limits: Limits, *, user_agent: str) -> httpx.AsyncC
 
     The longest of a call's httpx timeouts bounds the whole call; None leaves it to the job's own. A call names
     credentials of the configuration by `extensions={"auth": "crm", "sign": "partner"}`; httpx hands them on in its
-    redirects, so that one to an origin that is not theirs is a Reject here.
+    redirects, so that one to an origin that is not theirs is a Reject here. So is a redirect from https to http, and
+    one that takes a body to another origin; there it takes none but harmless headers.
     """
     return httpx.AsyncClient(
         transport=_HttpxFace(send, limits),
@@ -100,7 +108,10 @@ def is_transient(error: BaseException) -> bool:
 
 
 class _HttpxFace(httpx.AsyncBaseTransport):
-    """Takes httpx's requests, gives httpx's responses and errors; bodies are whole in both directions."""
+    """Takes httpx's requests, gives httpx's responses and errors; bodies are whole in both directions.
+
+    httpx itself follows redirects, and drops no header but Authorization and Cookie: each hop is judged here anew.
+    """
 
     def __init__(self, send: Send, limits: Limits) -> None:
         self._send = send
@@ -110,17 +121,24 @@ class _HttpxFace(httpx.AsyncBaseTransport):
         try:
             response = await self._send(await self._ours(request))
         except (RequestError, Reject) as error:
-            raise _httpx_error(error) from None
+            raise _httpx_error(_of_the_call(request, error)) from None
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from None
+        except asyncio.CancelledError as cancelled:
+            if _ANSWERED in request.extensions:
+                mark_sent(cancelled)
+            raise
+        request.extensions[_ANSWERED] = True
         return _httpx_response(response)
 
     async def _ours(self, request: httpx.Request) -> Request:
-        headers = {name: value for name, value in request.headers.items() if name not in _FRAMING}
+        url = _url(request.url)
         body = await self._body(request)
+        _judge_hop(request, body)
+        headers = {name: value for name, value in request.headers.items() if name not in _FRAMING}
         timeout = _bound(request, self._limits.timeout)
-        auth, sign = (request.extensions.get(use) for use in ("auth", "sign"))
-        return Request(request.method, _url(request.url), headers, body, timeout, auth=auth, sign=sign)
+        auth, sign = (_credential(request, use) for use in ("auth", "sign"))
+        return Request(request.method, url, headers, body, timeout, auth=auth, sign=sign)
 
     async def _body(self, request: httpx.Request) -> bytes | None:
         if not isinstance(request.stream, httpx.AsyncByteStream):
@@ -131,6 +149,41 @@ class _HttpxFace(httpx.AsyncBaseTransport):
             if len(content) > self._limits.max_request:
                 raise ValueError(f"the request's body is above {self._limits.max_request} bytes")
         return bytes(content) or None
+
+
+def _of_the_call(request: httpx.Request, error: RequestError | Reject) -> RequestError | Reject:
+    """`error` for all hops of a call: once one of them was answered, it is no longer surely not sent."""
+    if not isinstance(error, NotSent) or _ANSWERED not in request.extensions:
+        return error
+    return (RequestTimeout if isinstance(error, NotInTime) else MaybeSent)(f"after a redirect: {error}")
+
+
+def _judge_hop(request: httpx.Request, body: bytes | None) -> None:
+    """A Reject for a redirect that may not be followed. One to another origin loses its headers but the harmless ones.
+
+    In httpx's own request: it makes the next hop's of this one's.
+    """
+    before: httpx.URL = request.extensions.get(_CAME_FROM, request.url)
+    if (before.scheme, request.url.scheme) == ("https", "http"):
+        raise Reject("a redirect may not lead from https to http")
+    if _origin(before) != _origin(request.url):
+        if body is not None:
+            raise Reject("a redirect may not take the body to another origin")
+        request.headers = httpx.Headers(harmless_headers(request.headers))
+    request.extensions[_CAME_FROM] = request.url
+
+
+def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
+    """httpx has lowered scheme and host, and taken the usual port away."""
+    return url.scheme, url.raw_host, url.port
+
+
+def _credential(request: httpx.Request, use: str) -> str | None:
+    """The credential that a call names for `use`."""
+    name = request.extensions.get(use)
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"extensions[{use!r}] names a credential: it is text, not {type(name).__name__}")
+    return name
 
 
 def _url(url: httpx.URL) -> str:

@@ -15,6 +15,7 @@ import structlog
 from worker.link import Child, how_it_ended, start_child
 from worker.ops.admin import Check
 from worker.ops.snapshots import Snapshot, exposition, totals
+from worker.runtime.pausing import BY_HAND, Paused
 
 log = structlog.get_logger("worker.replicas")
 
@@ -28,6 +29,9 @@ SILENT_AFTER: Final = 20.0
 
 UNREADY_AFTER: Final = 8.0
 """Seconds without a word from a process until nobody can say that it consumes. It says something every two."""
+
+ORDER_SECONDS: Final = 3.0
+"""Longest wait for a process to do what an operator orders; it does so later then."""
 
 KILL_AFTER: Final = 1.0
 """Seconds beyond the grace until a process that does not end is killed."""
@@ -66,8 +70,15 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The parent wants exactly this paused. The first word to every child, which answers all but that."""
+
+    paused: Paused
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
-    """The answer to the oldest `Ask`."""
+    """The answer to the oldest `Ask` or `Pause`."""
 
     value: Any
 
@@ -85,13 +96,13 @@ class _Replica:
     asked: list[asyncio.Future[Any]] = field(default_factory=list)
     metrics: Snapshot = field(default_factory=list)
 
-    async def ask(self, what: str) -> Any:
+    async def ask(self, word: Ask | Pause) -> Any:
         """The child's answer; a ConnectionError when there is no child to give one."""
         if self.child is None:
             raise ConnectionError("no process")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.asked.append(answer)
-        self.child.link.send(Ask(what))
+        self.child.link.send(word)
         return await answer
 
 
@@ -103,13 +114,14 @@ class Replicas:
 
     def __init__(self, command: Sequence[str], order: Callable[[int], Any], count: int, grace: float) -> None:
         self._command = tuple(command)
-        self._order = order
+        self._order_for = order
         self._grace = grace
         self._replicas = [_Replica(number) for number in range(count)]
         self._keepers: list[asyncio.Task[int]] = []
         self._stopping = asyncio.Event()
         self._killed = False
         self._gone: Snapshot = []
+        self._paused = Paused()
 
     async def start(self) -> Mapping[str, Any] | Failed:
         """Start all; what the first of them tells of itself, or why one of them cannot."""
@@ -161,12 +173,12 @@ class Replicas:
         blocked = any(state.get("publishing_blocked") for state in states)
         told = [str(state["trouble"]) for state in states if state.get("trouble")]
         trouble = {"trouble": list(dict.fromkeys(told))} if told else {}
-        return Check(ok, detail | {"publishing_blocked": blocked, "copies_held": held} | trouble)
+        return Check(ok, detail | {"publishing_blocked": blocked, "copies_held": held} | trouble | self._pauses(states))
 
     async def metrics(self) -> str:
         for replica in self._replicas:
             with contextlib.suppress(ConnectionError):
-                replica.metrics = await replica.ask("metrics")
+                replica.metrics = await replica.ask(Ask("metrics"))
         snapshots = [self._gone, *(replica.metrics for replica in self._replicas)]
         return await asyncio.to_thread(exposition, snapshots)
 
@@ -174,8 +186,48 @@ class Replicas:
         rows: list[dict[str, Any]] = []
         for replica in self._replicas:
             with contextlib.suppress(ConnectionError):
-                rows += [{"replica": replica.number, **row} for row in await replica.ask("jobs")]
+                rows += [{"replica": replica.number, **row} for row in await replica.ask(Ask("jobs"))]
         return rows
+
+    # What operators order.
+
+    async def pause(self, key: str | None) -> dict[str, Any]:
+        """Stop consuming on every process, or hold a key back; whoever is started later does so, too."""
+        return await self._order(self._paused.pausing(key), "worker.paused", key)
+
+    async def resume(self, key: str | None) -> dict[str, Any]:
+        """Consume again, or let go of a key."""
+        return await self._order(self._paused.resuming(key), "worker.resumed", key)
+
+    async def _order(self, paused: Paused, event: str, key: str | None) -> dict[str, Any]:
+        changed, self._paused = paused != self._paused, paused
+        if changed:
+            log.info(event, **({} if key is None else {"key": key}))
+        done = await asyncio.gather(*(self._obeyed(replica) for replica in self._replicas))
+        return {
+            "changed": changed,
+            "paused": paused.everything,
+            "paused_keys": sorted(paused.keys),
+            "replicas": len(done),
+            "done": sum(done),
+        }
+
+    async def _obeyed(self, replica: _Replica) -> bool:
+        try:
+            async with asyncio.timeout(ORDER_SECONDS):
+                await replica.ask(Pause(self._paused))
+        except (ConnectionError, TimeoutError):  # one that is being started, or is busy: it does so in time
+            return False
+        return True
+
+    def _pauses(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        why = (
+            BY_HAND
+            if self._paused.everything
+            else next((state["paused"] for state in states if state.get("paused")), "")
+        )
+        keys = {"paused_keys": sorted(self._paused.keys)} if self._paused.keys else {}
+        return ({"paused": why} if why else {}) | keys
 
     # One replica's life.
 
@@ -201,7 +253,8 @@ class Replicas:
 
     async def _live_once(self, replica: _Replica) -> int:
         replica.is_up = False
-        child = replica.child = await start_child(self._command, self._order(replica.number))
+        child = replica.child = await start_child(self._command, self._order_for(replica.number))
+        child.link.send(Pause(self._paused))
         if self._stopping.is_set():
             child.signal(signal.SIGTERM)
         watching = asyncio.create_task(self._end_in_time(child))

@@ -29,7 +29,9 @@ from worker.ops.telemetry import OpsTelemetry
 from worker.runtime.clock import SystemClock
 from worker.runtime.cpu import CpuRunner
 from worker.runtime.executor import DRAIN_CLEANUP, Executor, LocalExecutor
+from worker.runtime.intake import Arrivals, Intake
 from worker.runtime.limiter import Limit, Limiter, Places
+from worker.runtime.pausing import Paused
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules, TypeOverride
@@ -83,6 +85,8 @@ class Service:
         self._stop = asyncio.Event()
         self._stopped_at: float | None = None
         self._sessions = 0
+        self._paused = Paused()
+        self._intake: Intake | None = None
         self._limiter: Limiter | None = None
         self._pipelines: tuple[Pipeline, ...] = ()
         self._helpers: list[asyncio.Task[None]] = []
@@ -96,8 +100,10 @@ class Service:
         limiter = self._limiter = Limiter(places_of(self._settings), self._clock, self._telemetry)
         tools = tools_of(self._settings, limiter, self._parts.transport, self._parts.cpu, self._broker.publish)
         rules = rules_of(self._settings, self._topology, header_budget, self._parts.access)
+        self._intake = Intake(self._broker, self._clock, self._settings.prefetch, self._on_change)
+        await self.pause(self._paused)
         self._pipelines = (
-            self._pipeline(LocalExecutor(tools, state), limiter, rules),
+            self._pipeline(LocalExecutor(tools, state), limiter, rules, self._intake),
             self._pipeline(self._parts.suspects, limiter, replace(rules, suspect_lane=True)),
         )
         self._helpers = [asyncio.create_task(pipeline.tidy()) for pipeline in self._pipelines]
@@ -115,6 +121,14 @@ class Service:
             self._stopped_at = asyncio.get_running_loop().time()
         self._stop.set()
         self._on_change()
+
+    async def pause(self, paused: Paused) -> None:
+        """Pause exactly this, and resume what else was paused by hand; return when it is done. Also before startup."""
+        self._paused = paused
+        if self._limiter is None or self._intake is None:
+            return
+        self._limiter.pause(paused.keys)
+        await self._intake.by_hand(paused=paused.everything)
 
     async def shutdown(self) -> None:
         """Drain and close everything within the grace. Also after a `startup()` that failed half way."""
@@ -178,6 +192,7 @@ class Service:
             "draining": self._stop.is_set(),
             "broker": self._broker.node,
             "trouble": self._broker.trouble,
+            "paused": "" if self._intake is None else self._intake.why,
             "publishing_blocked": self._broker.blocked,
             "copies_held": sum(pipeline.held for pipeline in self._pipelines),
             "running": sum(pipeline.running for pipeline in self._pipelines),
@@ -189,7 +204,9 @@ class Service:
         rows = [row for pipeline in self._pipelines for row in pipeline.jobs()]
         return sorted(rows, key=lambda row: -float(row["seconds"]))
 
-    def _pipeline(self, executor: Executor, limiter: Limiter, rules: Rules) -> Pipeline:
+    def _pipeline(
+        self, executor: Executor, limiter: Limiter, rules: Rules, arrivals: Arrivals | None = None
+    ) -> Pipeline:
         return Pipeline(
             self._broker,
             self._parts.registry,
@@ -198,6 +215,7 @@ class Service:
             rules=rules,
             telemetry=self._telemetry,
             clock=self._clock,
+            arrivals=arrivals,
         )
 
     def _session_changed(self, consuming: bool) -> None:

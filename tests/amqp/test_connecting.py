@@ -8,10 +8,13 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from tests.amqp.contract import outside, until
 from tests.amqp.wire import Wire
@@ -194,6 +197,43 @@ async def test_a_tls_file_that_is_none(tmp_path: Path) -> None:
 
     assert isinstance(error, Refused)
     assert Tls().context().verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("in_one", [False, True])
+async def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path, in_one: bool) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    plain = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    locked = plain.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(SECRET.encode()),
+    )
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(issued.cert_chain_pems[0].bytes() + (locked if in_one else b""))
+    key.write_bytes(locked)
+    files = Tls(cert=str(cert), key=None if in_one else str(key))
+    error = await failure(Access((at(1, scheme="amqps"),), files))
+
+    assert isinstance(error, Refused)
+    assert f"{cert if in_one else key} is encrypted" in str(error)
+    assert ("WORKER_AMQP_CERT" if in_one else "WORKER_AMQP_KEY") in str(error)
+
+
+ODD = {
+    "a host that is no name": Node(f"amqp://guest:{SECRET}@xn--a:1/", "amqp://guest@odd/", "guest"),
+    "a vhost that is too long": Node(f"amqp://guest:guest@127.0.0.1:1/{'v' * 300}", "amqp://guest@odd/", "guest"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_what_cannot_even_be_said_is_refused(rabbitmq: Located, what: str) -> None:
+    node = ODD[what]
+    error = await failure(Access((replace(node, url=node.url.replace(":1/", f":{port_of(rabbitmq)}/")),)))
+
+    assert isinstance(error, Refused)
+    assert "odd" in str(error)
+    assert "WORKER_AMQP_URL" in str(error)
+    assert SECRET not in f"{error} {error!r}"
 
 
 async def test_nodes_are_tried_in_turn(rabbitmq: Located) -> None:

@@ -135,6 +135,33 @@ async def test_it_goes_over_by_itself_and_settles_what_it_has_where_it_came_from
             assert copy.properties.user_id == after  # type: ignore[union-attr] # it can be read: it is ours
 
 
+async def test_it_goes_over_while_paused_and_waits_there(node: Node) -> None:
+    async with on(node) as place:
+        before, after = await place.user(), await place.user()
+        await place.begin(before)
+        await place.put(b"0")
+        (held,) = await place.recorder.count(1)
+        await place.broker.pause()
+        await place.put(b"1")
+
+        place.nodes = (place.at(after),)
+        await until_known(lambda: _has_come(place, after), SOON)
+        await place.broker.ack(held)
+        await until_known(lambda: _is_alone(place, after))
+        assert place.recorder.events == ["epoch", "delivery"]
+        assert place.broker.consuming
+
+        await place.broker.resume()
+        new = (await place.recorder.count(2))[1]
+        assert (new.message.body, new.redelivered) == (b"1", False)
+        assert place.recorder.events == ["epoch", "delivery", "epoch", "delivery"]
+        await place.broker.ack(new)
+
+
+async def _has_come(place: Place, user: str) -> bool:
+    return user in await place.users_connected()
+
+
 async def _is_alone(place: Place, user: str) -> bool:
     return await place.users_connected() == {user: 2}
 

@@ -118,6 +118,10 @@ class Broker:
         owned = (self.topology.work, self.topology.suspect, self.topology.dead, *self.topology.waits)
         for queue in owned:
             channel.queue_delete(queue.name)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the connection, and leave the queues to another one."""
         self._connection.close()
 
 

@@ -13,7 +13,20 @@ from worker.ops.settings import SETTINGS
 
 HEAVY = ("rich", "pydantic", "aio_pika", "aiormq", "aiohttp", "httpx", "structlog", "asyncio", "tenacity", "uvloop")
 
-COMMANDS = ("run", "publish", "check", "health", "config", "schema", "dev", "dead list", "dead show", "dead replay")
+COMMANDS = (
+    "run",
+    "publish",
+    "check",
+    "health",
+    "pause",
+    "resume",
+    "config",
+    "schema",
+    "dev",
+    "dead list",
+    "dead show",
+    "dead replay",
+)
 
 
 def cpu_seconds(cli: Cli, *arguments: str) -> float:

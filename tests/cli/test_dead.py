@@ -251,6 +251,6 @@ def test_a_user_without_rights_is_told_which(cli: Cli, node: Node) -> None:
     assert listed.code == 78
     assert "give the broker user the right to read it" in listed.errors[0]
     assert checked.code == 1
-    assert "fail  queue 'cli-blind'" in checked.out
+    assert "fail  user 'blind' has no right to configure cli-blind" in checked.out
     assert published.code == 1
     assert "blind-secret" not in listed.err + checked.out + published.err

@@ -237,6 +237,18 @@ def test_on_arrival(name: str) -> None:
     assert on_arrival(job, now=NOW, delivery_count=case.count, suspect_lane=case.suspect) == case.expected
 
 
+@pytest.mark.parametrize(("rest", "waits_here", "parked"), [(5.0, False, 5.0), (0.5, True, 1.0), (0.01, True, None)])
+def test_a_short_rest_is_parked_too_where_too_many_rest(rest: float, *, waits_here: bool, parked: float | None) -> None:
+    job = replace(JOB, not_before=NOW + rest)
+
+    def arrived(*, may_rest: bool) -> Disposition | None:
+        return on_arrival(job, now=NOW, delivery_count=0, suspect_lane=False, may_rest=may_rest)
+
+    assert (arrived(may_rest=True) is None) == waits_here
+    found = arrived(may_rest=False)
+    assert (found.delay if isinstance(found, Park) else None) == parked
+
+
 @pytest.mark.parametrize(
     ("attempt", "highest"),
     [(1, 4.0), (2, 8.0), (3, 16.0), (9, 1024.0), (10, 2048.0), (11, 3600.0), (16, 3600.0), (10_000, 3600.0)],

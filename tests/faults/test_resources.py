@@ -114,7 +114,7 @@ def down(trial: Trial, seconds: float) -> None:
     count = int(seconds * 20)
     with trial.publishing(trial.jobs(count, "/ok?ms=50&job={}"), rate=20) as publisher:
         trial.until_done(20)
-        with trial.fault("target.down", bound=20, recover=15):
+        with trial.fault("target.down", bound=20, recover=15 + min(seconds / 2, 66)):  # open for a minute at most
             trial.target.kill()
             time.sleep(seconds / 2)  # the outage
             trial.target.start()

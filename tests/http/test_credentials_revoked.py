@@ -23,7 +23,7 @@ def opened(serve: Serve, make_engine: MakeEngine) -> Open:
 async def test_a_refused_token_is_replaced_and_the_request_sent_once_more(opened: Open) -> None:
     resource = Resource({"token-1"})
     office = await opened(script=resource)
-    await office.engine.send(office.request())
+    await office.grown_old()
     resource.good = {"token-2"}
     answer = await office.engine.send(office.request("POST", body=b"hello"))
     assert answer.status == 200
@@ -35,7 +35,7 @@ async def test_a_refused_token_is_replaced_and_the_request_sent_once_more(opened
 async def test_a_hundred_refusals_make_one_call(opened: Open) -> None:
     resource = Resource({"token-1"})
     office = await opened(script=resource)
-    await office.engine.send(office.request())
+    await office.grown_old()
     resource.good = {"token-2"}
     answers = await asyncio.gather(*(office.engine.send(office.request()) for _ in range(MANY)))
     assert {answer.status for answer in answers} == {200}
@@ -53,7 +53,7 @@ async def test_a_late_refusal_of_an_old_token_does_not_cost_the_new_one(opened: 
 
     good, reached = {"token-1"}, asyncio.Event()
     office = await opened(script=script)
-    await office.engine.send(office.request())
+    await office.grown_old()
     good.clear()
     good.add("token-2")
     slow = asyncio.create_task(office.engine.send(office.request(url=f"{office.target.url}late")))
@@ -64,12 +64,49 @@ async def test_a_late_refusal_of_an_old_token_does_not_cost_the_new_one(opened: 
     assert len(office.endpoint.calls) == 2
 
 
-async def test_it_is_never_sent_a_third_time(opened: Open) -> None:
+async def test_a_token_that_was_just_fetched_is_refused_for_good(opened: Open) -> None:
+    """It will not get better by another."""
     office = await opened(script=Resource(set()))
-    assert (await office.engine.send(office.request())).status == 401
-    assert office.sent == ["Bearer token-1"], "a fresh token that is refused will not get better"
-    assert (await office.engine.send(office.request())).status == 401
-    assert office.sent[1:] == ["Bearer token-1", "Bearer token-2"]
+    for _ in range(5):
+        assert (await office.engine.send(office.request())).status == 401
+        office.now[0] += 0.9
+    assert office.sent == ["Bearer token-1"] * 5
+    assert len(office.endpoint.calls) == 1
+
+
+async def test_a_refusal_that_does_not_go_away_costs_a_call_a_minute(opened: Open) -> None:
+    office = await opened(script=Resource(set()))
+    for _ in range(180):
+        assert (await office.engine.send(office.request())).status == 401
+        office.now[0] += 1
+    assert len(office.endpoint.calls) == 1 + 3, "at first, after 5 s, and 60 s after each"
+    assert len(office.sent) == 180 + 3
+
+
+async def test_a_target_that_refuses_all_takes_the_new_token_from_no_other(serve: Serve, opened: Open) -> None:
+    other, resource = await serve(Resource(set())), Resource()
+    office = await opened(script=resource, origins=(other.url.rstrip("/"),))
+    await office.grown_old()
+    assert (await office.engine.send(office.request(url=other.url))).status == 401
+    office.now[0] += 10
+    resource.good = {"token-3"}
+    assert (await office.engine.send(office.request())).status == 200
+    assert len(office.endpoint.calls) == 3
+
+
+async def test_a_token_is_as_old_as_it_is_also_after_a_redirect(opened: Open) -> None:
+    """Looked up a second time it was there already, for some milliseconds."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.line.startswith("GET /next"):
+            await exchange.answer(401)
+        else:
+            await exchange.answer(302, Location="/next")
+
+    office = await opened(script=script)
+    assert (await office.engine.send(office.request(redirects=1))).status == 401
+    assert len(office.target.seen) == 2
+    assert len(office.endpoint.calls) == 1
 
 
 async def test_a_refusal_of_a_fixed_secret_is_the_answer(serve: Serve, make_engine: MakeEngine) -> None:
@@ -84,7 +121,7 @@ async def test_no_fresh_token_after_a_refusal_is_not_sent(opened: Open) -> None:
     """A 401 was not executed: the job may go on as if nothing had been sent."""
     resource = Resource()
     office = await opened(script=resource)
-    await office.engine.send(office.request())
+    await office.grown_old()
     resource.good = set()
     office.endpoint.answers = [(500, b"")]
     with pytest.raises(NotSent) as caught:
@@ -110,7 +147,7 @@ async def test_after_a_redirect_no_token_means_maybe_sent(opened: Open) -> None:
 async def test_waiting_for_a_fresh_token_after_a_refusal_is_not_sent(opened: Open, ends: str) -> None:
     resource = Resource()
     office = await opened(script=resource)
-    await office.engine.send(office.request())
+    await office.grown_old()
     resource.good, office.endpoint.gate = set(), asyncio.Event()
     office.endpoint.called.clear()
     if ends == "deadline":
@@ -137,6 +174,7 @@ async def test_a_target_that_is_gone_after_a_refusal_is_not_sent(opened: Open) -
     gone.port = listener.sockets[0].getsockname()[1]
     office = await opened(origins=(gone.url.rstrip("/"),))
     await office.engine.credentials._tokens["api"].token()
+    office.now[0] += 10
     with pytest.raises(NotSent, match="ECONNREFUSED"):
         await office.engine.send(office.request("POST", url=gone.url))
     assert (len(gone.seen), len(office.endpoint.calls)) == (1, 2)
@@ -152,7 +190,7 @@ async def test_a_deadline_while_sending_again_is_maybe_sent(opened: Open) -> Non
             await asyncio.Event().wait()
 
     office = await opened(script=script)
-    await office.engine.send(office.request())
+    await office.grown_old()
     with pytest.raises(RequestTimeout):
         await office.engine.send(office.request(timeout=0.3))
     assert len(office.target.seen) == 3

@@ -300,6 +300,23 @@ async def test_a_token_endpoint_among_the_origins_is_met_with_the_certificate(
     assert target.seen[0].header("authorization") == "Bearer t"
 
 
+async def test_a_token_endpoint_off_the_origins_sees_no_certificate(serve: Serve, make: Make, files: Files) -> None:
+    async def give(exchange: Exchange) -> None:
+        await exchange.answer(200, b'{"access_token": "t"}')
+
+    optional = files.server()
+    optional.verify_mode = ssl.CERT_OPTIONAL
+    tokens = await serve(give, tls=optional)
+    target = await serve(ok, tls=files.server())
+    kind = ClientCredentials(f"{tokens.url}token", "me", lambda: "s3cret")
+    trusting = ssl.create_default_context(cafile=files.ca)
+    engine = make(Credential("api", (origin(target),), kind, files.client("first")), ssl_context=trusting)
+    await engine.send(Request("GET", target.url, auth="api"))
+    assert client_of(tokens.seen[0]) is None
+    assert client_of(target.seen[0]) == "first"
+    assert target.seen[0].header("authorization") == "Bearer t"
+
+
 async def test_through_a_proxy_only_the_target_sees_them(serve: Serve, make: Make, files: Files) -> None:
     name = "crm.example.com"
     target = await serve(ok, tls=files.server(name=name))

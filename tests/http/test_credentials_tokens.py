@@ -126,14 +126,22 @@ async def test_patient_requests_do_not_make_a_patient_call(opened: Open, monkeyp
         await office.engine.send(office.request(timeout=5))
 
 
+@pytest.mark.parametrize("kind", ["null", '"bearer"', '"BEARER"'])
+async def test_a_type_may_be_left_out_or_null(opened: Open, kind: str) -> None:
+    office = await opened(Endpoint(answers=[(200, f'{{"access_token": "abc", "token_type": {kind}}}'.encode())]))
+    await office.engine.send(office.request())
+    assert office.sent == ["Bearer abc"]
+
+
 # --- an endpoint in trouble
 
 TROUBLE: list[tuple[int, bytes, str]] = [
     (500, b"", "the token endpoint answers 500"),
     (401, b'{"error": "invalid_client canary"}', "the token endpoint answers 401"),
     (302, b"", "the token endpoint answers 302"),
-    (200, b"<html>canary</html>", "the token endpoint answers no JSON"),
-    (200, b"[" * 9999, "the token endpoint answers no JSON"),
+    (200, b"<html>canary</html>", "the token endpoint answers no JSON that is taken"),
+    (200, b"[" * 9999, "the token endpoint answers no JSON that is taken"),
+    (200, b'{"access_token": "canary", "a": 1e400}', "the token endpoint answers no JSON that is taken"),
     (200, b'["canary"]', "the token endpoint answers without an access_token"),
     (200, b'{"access_token": 7}', "the token endpoint answers without an access_token"),
     (200, b'{"access_token": "canary\\r\\nX: y"}', "the token endpoint answers without an access_token"),
@@ -241,7 +249,6 @@ async def test_a_token_is_shown_nowhere(opened: Open) -> None:
     office = await opened()
     await office.engine.send(office.request())
     tokens = office.engine.credentials._tokens["api"]
-    token, was_there = await tokens.token()
-    assert was_there
+    token = await tokens.token()
     assert token.text == "token-1"
     assert "token-1" not in repr(token) + json.dumps(office.notes)

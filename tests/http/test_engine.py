@@ -19,7 +19,7 @@ import trustme
 from tests.http.targets import Exchange, MakeEngine, Serve
 from worker import Limits, MaybeSent, NotSent, Reject, Request, RequestError, RequestTimeout, may_be_sent
 from worker.http.engine import Engine
-from worker.http.resolver import LookupThreads
+from worker.http.lookups import LookupThreads
 
 QUICK = 0.4
 

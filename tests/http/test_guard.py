@@ -10,7 +10,10 @@ from tests.http.any_address import PUBLIC4, PUBLIC6, vectors
 from worker import Reject
 from worker.http import guard as guards
 from worker.http.guard import Blocked, Guard, is_own
+from worker.http.lookups import LookupThreads
+from worker.http.resolver import DIALLED, GuardedResolver
 from worker.http.url import parse_url
+from worker.ops.settings.addresses import http_allow
 
 
 def verdict(guard: Guard, url: str) -> str:
@@ -180,8 +183,10 @@ def test_what_is_this_machine() -> None:
     assert own == {"127.0.0.1": True, "127.9.9.9": True, "192.0.2.77": False}
 
 
-def test_entries_are_sorted_into_networks_and_names() -> None:
-    guard = Guard.from_entries(["10.0.0.0/8", "192.168.1.1", "::1", "db.internal"])
+def test_what_the_setting_lists_is_open() -> None:
+    """As worker/cli/wiring.py hands it on."""
+    allow = http_allow().parse("10.0.0.0/8, 192.168.1.1, ::1, db.internal")
+    guard = Guard(map(str, allow.networks), allow.hosts)
     for host, address in [("x", "10.1.1.1"), ("x", "192.168.1.1"), ("x", "::1"), ("db.internal", "172.16.0.1")]:
         guard.check(host, 80, [address])
     with pytest.raises(Blocked):
@@ -191,7 +196,16 @@ def test_entries_are_sorted_into_networks_and_names() -> None:
 @pytest.mark.parametrize("entry", ["10.0.0.0/33", "10.0.0.1/8", "x/8", "10.0.0.0/8/9"])
 def test_an_entry_that_cannot_be_read_is_named(entry: str) -> None:
     with pytest.raises(ValueError, match=entry.replace(".", r"\.")):
-        Guard.from_entries([entry])
+        Guard([entry])
+
+
+async def test_every_answer_is_judged_also_those_that_are_not_dialled() -> None:
+    answers = [f"203.0.114.{number}" for number in range(1, DIALLED + 1)]
+    good = GuardedResolver(Guard(), LookupThreads(lambda _: answers))
+    assert [one["host"] for one in await good.resolve("a.example", 443)] == answers
+    bad = GuardedResolver(Guard(), LookupThreads(lambda _: [*answers, "10.0.0.1"]))
+    with pytest.raises(Blocked):
+        await bad.resolve("a.example", 443)
 
 
 def test_the_reason_is_the_same_for_all_and_tells_nothing() -> None:

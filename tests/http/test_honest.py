@@ -23,7 +23,7 @@ from worker.http.client import HttpTransport
 from worker.http.engine import Engine
 from worker.http.handler import http_registry
 from worker.http.headers import FORBIDDEN
-from worker.http.resolver import LookupThreads
+from worker.http.lookups import LookupThreads
 from worker.runtime.context import job_gate
 from worker.testing import run_job
 

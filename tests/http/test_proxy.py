@@ -15,8 +15,8 @@ from tests.http.targets import Exchange, MakeEngine, Serve
 from worker import Limits, MaybeSent, NotInTime, NotSent, Reject, Request, RequestError
 from worker.http.engine import Engine
 from worker.http.guard import Blocked, Guard
+from worker.http.lookups import LookupThreads
 from worker.http.proxy import Proxy
-from worker.http.resolver import LookupThreads
 
 MakeProxy = Callable[..., Awaitable[SmallProxy]]
 

@@ -11,7 +11,8 @@ import pytest
 from tests.http.targets import Exchange, MakeEngine, Serve
 from worker import Request
 from worker.http.guard import Blocked, Guard
-from worker.http.resolver import AddrInfo, GuardedResolver, LookupThreads, Undialled, open_pinned, pin
+from worker.http.lookups import LookupThreads
+from worker.http.resolver import AddrInfo, GuardedResolver, Undialled, open_pinned, pin
 
 
 class Names:

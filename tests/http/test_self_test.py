@@ -12,8 +12,9 @@ import pytest
 from tests.http.targets import MakeEngine
 from worker.http import guard, proxy, resolver, self_test
 from worker.http.engine import Engine
+from worker.http.lookups import LookupThreads
 from worker.http.proxy import Proxy
-from worker.http.self_test import GuardNotLive
+from worker.http.self_test import GuardNotLive, GuardNotProven
 
 Take = Callable[[pytest.MonkeyPatch], None]
 PROXY = Proxy("127.0.0.1", 9)
@@ -100,3 +101,16 @@ async def test_it_fails_when_a_hook_is_gone_before_a_proxy(
     take(monkeypatch)
     with pytest.raises(GuardNotLive, match="guard is not live"):
         await make_engine(proxy=PROXY).self_test()
+
+
+async def test_a_request_that_fails_otherwise_is_no_passage(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator is not told that his guard is open when, say, there are no more files to be had."""
+
+    async def addresses(self: LookupThreads, host: str) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(LookupThreads, "addresses", addresses)
+    with pytest.raises(GuardNotProven, match="names was not asked, for the request failed: the name was not resolved"):
+        await make_engine().self_test()

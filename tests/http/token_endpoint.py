@@ -70,6 +70,11 @@ class Office:
     def request(self, method: str = "GET", **fields: Any) -> Request:
         return Request(method, fields.pop("url", self.target.url), auth="api", **fields)
 
+    async def grown_old(self) -> None:
+        """The token is fetched, and has been there for a while."""
+        await self.engine.send(self.request())
+        self.now[0] += 10
+
     @property
     def sent(self) -> list[str | None]:
         return [seen.header("authorization") for seen in self.target.seen]

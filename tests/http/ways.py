@@ -17,7 +17,7 @@ from worker.http.connector import trusted_context
 from worker.http.engine import Engine
 from worker.http.guard import Guard
 from worker.http.handler import http_registry
-from worker.http.resolver import LookupThreads
+from worker.http.lookups import LookupThreads
 from worker.http.url import parse_url
 from worker.runtime.context import job_gate
 from worker.testing import Harness

@@ -29,6 +29,7 @@ class Source:
         self.page = 'worker_jobs_total{type="ü"} 1\n'
         self.fault: Exception | None = None
         self.delay = 0.0
+        self.orders: list[tuple[str, str | None]] = []
 
     async def live(self) -> Check:
         await asyncio.sleep(self.delay)
@@ -44,6 +45,14 @@ class Source:
 
     async def jobs(self) -> list[dict[str, Any]]:
         return [{"id": "1", "since": 1.5, "odd": Path("x")}]
+
+    async def pause(self, key: str | None) -> dict[str, Any]:
+        self.orders.append(("pause", key))
+        return {"changed": True}
+
+    async def resume(self, key: str | None) -> dict[str, Any]:
+        self.orders.append(("resume", key))
+        return {"changed": True}
 
 
 @dataclass
@@ -301,7 +310,7 @@ def test_a_malformed_head_is_refused(request_bytes: bytes) -> None:
 
 def test_a_head_is_understood() -> None:
     ask = parse_head(b"GET /jobs?x=/y HTTP/1.0\r\nHOST:  a \r\nX-Y:\r\n\r\n")
-    assert ask == Ask("GET", "/jobs", {"host": "a", "x-y": ""})
+    assert ask == Ask("GET", "/jobs", {"host": "a", "x-y": ""}, "x=/y")
 
 
 async def test_a_malformed_request_is_answered_and_the_next_one_served(start: Start) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import pytest
 import trustme
+from pydantic import TypeAdapter, ValidationError
 
-from worker.ops.settings import Credential, Loaded, Secret, SettingsError, load_settings, rotation
+from worker.http.jobs.payload import HttpJob
+from worker.ops.settings import Credential, Loaded, Secret, SettingsError, load_settings
 from worker.ops.settings.credential_table import signing_keys
-from worker.ops.settings.rotation import rotating
 
 ORIGINS: Final = 'origins = ["https://crm.example.com"]'
 PLACES: Final = ("https://crm.example.com",)
@@ -132,6 +133,9 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ('user = "a"\npassword = "x\\ny"', "crm.password", ["not a password"]),
     ('header = "X Key"\nvalue = "x"', "crm.header", ["'X Key' is not a header name"]),
     ('header = "Host"\nvalue = "x"', "crm.header", ["'Host' is a header that the worker sets itself"]),
+    ('header = "User-Agent"\nvalue = "x"', "crm.header", ["'User-Agent' is a header that the worker sets itself"]),
+    ('header = "accept"\nvalue = "x"', "crm.header", ["that the worker sets itself"]),
+    ('header = "Accept-Encoding"\nvalue = "x"', "crm.header", ["that the worker sets itself"]),
     ('header = "Proxy-Authorization"\nvalue = "x"', "crm.header", ["that the worker sets itself"]),
     ('header = "webhook-id"\nvalue = "x"', "crm.header", ["that the worker sets itself"]),
     ('header = "X-Api-Key"\nvalue = "x\\r\\nHost: y"', "crm.value", ["not a header's value"]),
@@ -167,6 +171,38 @@ def test_what_makes_no_credential_is_refused_by_its_key(load: Load, cells: str, 
     assert CANARY not in str(raised.value)
     assert KEY[6:] not in str(raised.value)
     assert raised.value.exit_code == 78
+
+
+NAMES: list[tuple[str, bool]] = [
+    ("crm", True),
+    ("a.b-c_9", True),
+    ("x" * 100, True),
+    ("x" * 101, False),
+    ("my crm", False),
+    ("überall", False),
+    ("a/b", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("name", "is_taken"), NAMES)
+def test_a_name_is_one_that_a_job_can_say(load: Load, name: str, is_taken: bool) -> None:
+    job = {"url": "https://crm.example.com/", "auth": name}
+    toml = f'[credentials."{name}"]\nbearer = "x"\n{ORIGINS}'
+    if is_taken:
+        assert [*load(toml).settings.credentials] == [name]
+        TypeAdapter(HttpJob).validate_python(job)
+        return
+    with pytest.raises(SettingsError, match=r"key credentials\..*: a job could not name it: 1 to 100 letters"):
+        load(toml)
+    with pytest.raises(ValidationError):
+        TypeAdapter(HttpJob).validate_python(job)
+
+
+def test_an_origin_counts_once_however_it_is_spelt(load: Load) -> None:
+    origins = 'origins = ["https://a.example", "HTTPS://A.example:443/", "https://a.example.", "http://a.example"]'
+    found = load(f'[credentials.crm]\nbearer = "x"\n{origins}').settings.credentials["crm"]
+    assert found.origins == ("https://a.example", "http://a.example")
 
 
 def test_origins_are_required(load: Load) -> None:
@@ -223,39 +259,6 @@ def test_the_page_shows_what_is_taken(load: Load, directory: Path) -> None:
     loaded = load(toml)
     assert sorted(loaded.settings.credentials) == ["bank", "crm", "erp", "partner", "shop", "wms"]
     assert not [text for text in loaded.warnings if "credentials" in text]
-
-
-# --- rotation
-
-
-SECRET_CELLS: list[tuple[str, str, str, str]] = [
-    ("", "bearer", "old", "new"),
-    ('user = "jane"', "password", "old", "new"),
-    ('header = "X-Api-Key"', "value", "old", "new"),
-    ('token_url = "https://h/"\nclient_id = "a"', "client_secret", "old", "new"),
-    ("", "signing_key", KEY, f"{OTHER}\n{KEY}"),
-]
-
-
-@pytest.mark.parametrize(("others", "cell", "old", "new"), SECRET_CELLS)
-def test_a_secret_in_a_file_is_read_anew(
-    load: Load, directory: Path, monkeypatch: pytest.MonkeyPatch, others: str, cell: str, old: str, new: str
-) -> None:
-    monkeypatch.setattr(rotation, "LOOK_EVERY", 0.0)
-    (directory / "secret").write_text(old)
-    found = load(f'[credentials.crm]\n{cell}_file = "secret"\n{others}\n{ORIGINS}').settings.credentials["crm"]
-    now = rotating(found, cell)
-    assert now() == old
-    (directory / "new").write_text(new)
-    (directory / "new").replace(directory / "secret")
-    assert now() == new
-    (directory / "secret").write_text("\x01 refused")
-    assert now() == new, "what is refused leaves the last good one in force"
-
-
-def test_a_secret_in_the_table_stays(load: Load) -> None:
-    found = load(f'[credentials.crm]\nbearer = "abc"\n{ORIGINS}').settings.credentials["crm"]
-    assert rotating(found, "bearer")() == "abc"
 
 
 @pytest.mark.parametrize("separator", [",", " ", "\n", " , \n"])

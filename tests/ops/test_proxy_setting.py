@@ -20,6 +20,7 @@ PASSWORD = "canary"
         ("http://Proxy.Example.com.:80", "proxy.example.com", 80, None, ""),
         ("http://127.0.0.1:8888", "127.0.0.1", 8888, None, ""),
         ("http://[::1]:8888", "::1", 8888, None, ""),
+        ("http://[0:0:0:0:0:0:0:1]:8888", "::1", 8888, None, ""),
         ("http://u:p@proxy:3128", "proxy", 3128, "u", "p"),
         ("http://u@proxy:3128", "proxy", 3128, "u", ""),
         ("http://u%40x:p%3A%2F%40%25@proxy:3128", "proxy", 3128, "u@x", "p:/@%"),
@@ -55,6 +56,7 @@ def test_what_is_taken(text: str, host: str, port: int, user: str | None, passwo
         f"http://u:{PASSWORD}@pro xy:3128",
         f"http://u:{PASSWORD}ü@proxy:3128",
         f"http://u:{PASSWORD}@[::1:3128",
+        f"http://u:{PASSWORD}@[::1].x:3128",
     ],
 )
 def test_what_is_refused_shows_no_password(text: str) -> None:
@@ -62,6 +64,13 @@ def test_what_is_refused_shows_no_password(text: str) -> None:
         load_settings({}, environ={"WORKER_HTTP_PROXY": text})
     assert "variable WORKER_HTTP_PROXY: " in str(caught.value)
     assert "write http://host:port or http://user:password@host:port" in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "1.2.3.256", "proxy.1", "[fe80::1%25eth0]"])
+def test_an_address_is_written_whole(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"variable WORKER_HTTP_PROXY: .*; write") as caught:
+        load_settings({}, environ={"WORKER_HTTP_PROXY": f"http://u:{PASSWORD}@{host}:3128"})
     assert PASSWORD not in str(caught.value)
 
 

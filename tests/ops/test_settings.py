@@ -248,6 +248,11 @@ REFUSED: list[tuple[str, str, str]] = [
     ("amqp_url", "amqp://h/?heartbeat=0", "nothing may follow the vhost"),
     ("amqp_url", "amqp://h/%zz", "%XX"),
     ("amqp_url", "amqp://one,two", "write amqp://"),
+    ("amqp_url", "amqp://xn--a/", "its host is no name"),
+    ("amqp_url", "amqp://mq.xn--a.example/", "its host is no name"),
+    ("amqp_url", "amqp://h/" + "v" * 256, "its vhost is longer than 255 bytes"),
+    ("amqp_url", "amqp://h/" + "%C3%BC" * 128, "its vhost is longer than 255 bytes"),
+    ("amqp_url", "amqp://" + "u" * 256 + "@h/", "its user is longer than 255 bytes"),
 ]
 
 
@@ -278,6 +283,7 @@ URLS: list[tuple[str, tuple[str, str, int, str, str, str]]] = [
     ("amqps://h/", ("amqps", "h", 5671, "guest", "guest", "/")),
     ("amqp://h//", ("amqp", "h", 5672, "guest", "guest", "/")),
     ("amqp://u:p%40%2F@[::1]:1/%2F", ("amqp", "::1", 1, "u", "p@/", "/")),
+    ("amqp://xn--strae-oqa.example/" + "v" * 255, ("amqp", "xn--strae-oqa.example", 5672, "guest", "guest", "v" * 255)),
     ("amqp://u:@h/prod%2Feu", ("amqp", "h", 5672, "u", "", "prod/eu")),
 ]
 

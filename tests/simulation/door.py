@@ -34,6 +34,7 @@ class Door:
         self._lanes: tuple[Lane, ...] = ()
         self._session: Session | None = None
         self._stopping = False
+        self._pausing = False
         self.alive = True
         self.closed = False
 
@@ -60,6 +61,19 @@ class Door:
         if not self._session.there:
             self._broker.lose_here(self._session)
         self._session.taking = False
+
+    async def pause(self) -> None:
+        self._pausing = True
+        await self._pass("stop")
+        if self._session is not None:
+            self._session.taking = False
+
+    async def resume(self) -> None:
+        self._pausing = False
+        await self._pass("stop")
+        if self._session is not None:
+            self._session.taking = not self._stopping
+            self._broker._feed()
 
     async def close(self) -> None:
         self._stopping = True
@@ -254,6 +268,7 @@ class Door:
 
     def _connect(self) -> None:
         self._session = Session(self._process, self._context, self._lost, lambda: self.alive)
+        self._session.taking = not self._pausing
         self._broker.open(self._session, self._lanes)
 
     def _lost(self, session: Session) -> None:

@@ -20,6 +20,7 @@ from worker.ops.settings import Settings
 from worker.runtime.attempt import Ended
 from worker.runtime.cpu import ThreadCpu
 from worker.runtime.executor import Executor, LocalExecutor, Run
+from worker.runtime.intake import Arrivals
 from worker.runtime.limiter import Limiter
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registration
@@ -159,7 +160,9 @@ class _Service(Service):
     async def _measure_lag(self) -> None:
         """Virtual time has none."""
 
-    def _pipeline(self, executor: Executor, limiter: Limiter, rules: Rules) -> Pipeline:
+    def _pipeline(
+        self, executor: Executor, limiter: Limiter, rules: Rules, arrivals: Arrivals | None = None
+    ) -> Pipeline:
         if rules.suspect_lane:
             tools = tools_of(SETTINGS, Limiter(places_of(SETTINGS), self._clock, self._telemetry),
                              self._parts.transport, self._parts.cpu, self._broker.publish)  # fmt: skip
@@ -172,6 +175,7 @@ class _Service(Service):
             rules=rules,
             telemetry=self._telemetry,
             clock=self._clock,
+            arrivals=arrivals,
             chance=self._chance,
             fresh_id=lambda: f"copy-{self._chance():.12f}",
         )

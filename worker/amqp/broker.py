@@ -15,7 +15,15 @@ from pamqp import commands
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from worker.amqp import queues
-from worker.amqp.connecting import BROKEN, Access, Connected, Refused, Unreachable, open_connection
+from worker.amqp.connecting import (
+    BROKEN,
+    Access,
+    Connected,
+    Refused,
+    Unreachable,
+    loss_as_error,
+    open_connection,
+)
 from worker.amqp.publisher import Publisher
 from worker.amqp.queues import Mode, needed_at_start
 from worker.amqp.rotation import KNOWN_EVERYWHERE, LOOK_EVERY, SPREAD, Pauses, change_or_pause
@@ -67,6 +75,7 @@ class RabbitBroker:
         self._go_over_at: float | None = None
         self._refused = ""
         self._stopping = False
+        self._is_paused = False
         self.trouble = ""
         """Why it does not consume, when that is not on purpose."""
         self.node = ""
@@ -74,8 +83,10 @@ class RabbitBroker:
 
     @property
     def consuming(self) -> bool:
-        """Whether there is a session that delivers."""
-        return self._session is not None and self._session.is_open and not self._stopping
+        """Whether there is a session that delivers, or would if it were not paused."""
+        if self._session is None or self._supervisor is None or self._supervisor.done():
+            return False
+        return self._session.is_open and not self._stopping
 
     @property
     def blocked(self) -> bool:
@@ -106,6 +117,7 @@ class RabbitBroker:
         first, self._first = self._first, None
         await self._start_session(first)
         self._supervisor = asyncio.create_task(self._supervise())
+        self._supervisor.add_done_callback(self._supervision_ended)
 
     async def stop_consuming(self) -> None:
         """Deliver nothing more; what has been delivered can still be settled."""
@@ -113,6 +125,14 @@ class RabbitBroker:
         await self._end_supervision()  # or a session that is on its way would deliver
         if self._session is not None and not self._session.is_lost:
             await self._session.stop_consuming()
+
+    async def pause(self) -> None:
+        self._is_paused = True
+        await asyncio.gather(*(session.pause() for session in self._sessions()))
+
+    async def resume(self) -> None:
+        self._is_paused = False
+        await asyncio.gather(*(session.resume() for session in self._sessions()))
 
     async def close(self) -> None:
         """End both connections, the publishing one last. What is not settled goes back to its queue."""
@@ -153,6 +173,10 @@ class RabbitBroker:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
 
+    def _sessions(self) -> list[Session]:
+        """Those that deliver, or are about to; one that is leaving delivers no more."""
+        return [session for session in (self._session, self._coming) if session is not None]
+
     def _current(self) -> Session:
         if self._session is None:
             raise EpochLost
@@ -183,7 +207,7 @@ class RabbitBroker:
             await queues.prepare(amqp, [wait], self._mode)
 
     async def _start_session(self, connected: Connected) -> None:
-        self._session = Session(connected)
+        self._session = Session(connected, paused=self._is_paused)
         await self._open(self._session)
         self.node, self.trouble = connected.node.shown, ""
         self._on_change(True)
@@ -198,18 +222,34 @@ class RabbitBroker:
     async def _supervise(self) -> None:
         """Until told to stop: when a session is lost, have another; when the access changes, go over to the new one."""
         while not self._stopping:  # the library may swallow the cancellation that tells it to
-            session = self._current()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await session.lost()
-            if not session.is_lost:
-                await self._look(session)
-                continue
-            self.trouble = session.reason
-            log.warning("session.lost", node=self.node, reason=session.reason)
+            try:
+                with loss_as_error():
+                    await self._watch(self._current())
+            except Exception as error:
+                log.exception("broker.supervision_failed")  # or it would end, and with it, some day, all deliveries
+                if not self.consuming:
+                    self.trouble = f"supervision failed: {type(error).__name__}"
+                await asyncio.sleep(LONGEST_PAUSE)
+
+    async def _watch(self, session: Session) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY):
+                await session.lost()
+        if not session.is_lost:
+            await self._look(session)
+            return
+        self.trouble = session.reason
+        log.warning("session.lost", node=self.node, reason=session.reason)
+        self._on_change(False)
+        await session.close()
+        await self._have_another()
+
+    def _supervision_ended(self, supervisor: asyncio.Task[None]) -> None:
+        """Not alive and not told to end: nothing would be delivered again after the next loss."""
+        if not self._stopping:
+            self.trouble = "supervision has ended; the process must be started anew"
+            log.critical("broker.supervision_ended", cancelled=supervisor.cancelled())
             self._on_change(False)
-            await session.close()
-            await self._have_another()
 
     async def _have_another(self) -> None:
         pauses, told, tried = Pauses(FIRST_PAUSE, LONGEST_PAUSE, self._chance), "", None
@@ -233,6 +273,8 @@ class RabbitBroker:
                 fault = error
             else:
                 log.info("session.restored", node=self.node)
+                with contextlib.suppress(Unreachable, Refused):  # it goes on with what it has, and asks anew when lost
+                    await self._publisher.renew()  # for the access may have changed with the loss
                 return
 
     async def _look(self, session: Session) -> None:
@@ -243,13 +285,20 @@ class RabbitBroker:
             self._going_over.reset()
         elif self._go_over_at is None:
             self._go_over_at = now + KNOWN_EVERYWHERE + SPREAD * self._chance()
-        elif now >= self._go_over_at:
+        elif now >= self._go_over_at and not self._leaving:  # or with each change a prefetch more would be held
             try:
                 await self._go_over(session)
             except (Unreachable, Refused) as error:
                 _tell_once("broker.rotation_refused", error, self._refused, keeping="the connections that are open")
-                self._refused = str(error)
-                self._go_over_at = asyncio.get_running_loop().time() + self._going_over.after(error)
+                self._go_over_later(error)
+            except Exception as error:
+                if str(error) != self._refused:
+                    log.exception("broker.rotation_failed", keeping="the connections that are open")
+                self._go_over_later(error)
+
+    def _go_over_later(self, error: Exception) -> None:
+        self._refused = str(error)
+        self._go_over_at = asyncio.get_running_loop().time() + self._going_over.after(error)
 
     async def _go_over(self, session: Session) -> None:
         """Log in anew, publish and consume there, and let `session` settle what it has delivered."""
@@ -259,7 +308,7 @@ class RabbitBroker:
         except BaseException:
             await connected.close()
             raise
-        another = self._coming = Session(connected)  # from now on it may deliver
+        another = self._coming = Session(connected, paused=self._is_paused)  # from now on it may deliver
         try:
             await self._open(another)
         except BaseException:

@@ -77,10 +77,15 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=self.ca)
             if self.cert is not None:
-                context.load_cert_chain(self.cert, self.key)
+                context.load_cert_chain(self.cert, self.key, password=self._refuse_encrypted)
         except (OSError, ssl.SSLError) as error:
             raise Refused(f"the TLS files cannot be used: {error}; see WORKER_AMQP_CA, _CERT and _KEY") from None
         return context
+
+    def _refuse_encrypted(self) -> str:
+        """Asked only for an encrypted key; without it OpenSSL would ask at the terminal, and wait for ever."""
+        setting = "WORKER_AMQP_CERT" if self.key is None else "WORKER_AMQP_KEY"
+        raise Refused(f"the key in {self.key or self.cert} is encrypted; {setting} needs one without a passphrase")
 
     def content(self) -> tuple[str, ...]:
         """What is equal as long as the files hold the same."""
@@ -281,6 +286,11 @@ def _explained(node: Node) -> Iterator[None]:
         raise Unreachable(f"no answer within {CONNECT_SECONDS:g} s") from None
     except (OSError, aiormq.exceptions.AMQPError, RuntimeError) as error:
         raise _told(node, error) from None
+    except ValueError as error:  # their text may hold a part of the URL
+        raise Refused(
+            f"{node.shown} cannot be connected to ({type(error).__name__}): check the host, and the length of user,"
+            " password and vhost, in WORKER_AMQP_URL"
+        ) from None
 
 
 def _told(node: Node, error: Exception) -> Exception:

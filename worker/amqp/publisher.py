@@ -94,11 +94,14 @@ class Publisher:
         await self._opened()
 
     async def renew(self) -> None:
-        """Publish on a connection made anew; the old one ends when all it carries is confirmed.
+        """Publish on a connection made with what `access` is by now; the old one ends when all it carries is confirmed.
 
         Raises Unreachable or Refused, and goes on with the old one then.
         """
-        if self._open is not None:
+        now = self._access.mark()
+        if self._opening is not None and self._tried != now:  # begun with what was known then
+            await asyncio.wait({self._opening})
+        if self._open is not None and self._open.connected.mark != now:
             self._use(await self._fresh())
 
     async def publish(self, outgoing: Outgoing) -> None:

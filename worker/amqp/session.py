@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from worker.amqp.connecting import (
     loss_as_error,
     rpc,
 )
+from worker.amqp.credit import Credit
 from worker.amqp.frames import DeliveryChannel, open_delivery_channel
 from worker.core.broker import EpochLost, Lane
 from worker.core.message import Delivery, Epoch, Message
@@ -44,18 +45,31 @@ LAST_ACKS: Final = 0.3
 @dataclass(slots=True)
 class _Consumer:
     lane: Lane
+    epoch: Epoch
     channel: DeliveryChannel
-    tag: str = ""
+    credit: Credit
+    prefetch: int
+    """Of the consumer on the channel that began last, or begins now."""
+    tags: list[str] = field(default_factory=list)
+    has_begun: bool = False
+    """Whether the receiver knows of its epoch."""
 
 
 class Session:
-    """Deliveries of some lanes under one connection. `open()` starts it; `lost` is set when it is over."""
+    """Deliveries of some lanes under one connection. `open()` starts it; `lost` is set when it is over.
 
-    def __init__(self, connected: Connected) -> None:
+    A `paused` one delivers nothing until `resume()`, and its epochs are announced only then: redeliveries are awaited
+    from that moment on.
+    """
+
+    def __init__(self, connected: Connected, *, paused: bool = False) -> None:
         self._connected = connected
         self._consumers: dict[Epoch, _Consumer] = {}
-        self._flushing: set[asyncio.Task[None]] = set()
-        self._stopping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        """Held by whoever begins or ends consumers."""
+        self._is_paused = paused
+        self._is_stopped = False
         self._consuming = False
         self._unsettled = 0
         self._all_settled = asyncio.Event()
@@ -69,8 +83,9 @@ class Session:
         self._connected.amqp.closing.add_done_callback(partial(self._closed, "connection"))
         try:
             with loss_as_error():
-                for lane in lanes:
-                    await self._consume(lane, new_epoch())
+                async with self._turn:
+                    for lane in lanes:
+                        await self._take(await self._open_lane(lane, new_epoch()))
         except BROKEN as error:
             self.lose(f"{type(error).__name__}: {error}")
             raise Unreachable(f"{self._connected.node.shown}: consuming failed: {error}") from error
@@ -87,7 +102,7 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether all its lanes are delivered."""
+        """Whether all its lanes are delivered, or would be if it were not paused."""
         return self._consuming and not self.is_lost
 
     def delivered(self, epoch: Epoch) -> bool:
@@ -97,7 +112,8 @@ class Session:
     def announce(self) -> None:
         """Tell the receivers once more that it is this session that delivers, after the loss of another one."""
         for epoch, consumer in self._consumers.items():
-            consumer.lane.receiver.on_epoch(epoch)
+            if consumer.has_begun:
+                consumer.lane.receiver.on_epoch(epoch)
 
     async def lost(self) -> None:
         """Return once the session is lost."""
@@ -112,7 +128,8 @@ class Session:
         for epoch in self._consumers:
             epoch.lost = True
         for epoch, consumer in self._consumers.items():
-            consumer.lane.receiver.on_lost(epoch)
+            if consumer.has_begun:
+                consumer.lane.receiver.on_lost(epoch)
 
     async def settle(self, delivery: Delivery, frame: Frame) -> None:
         """Send the one frame that settles `delivery`. EpochLost when it is void.
@@ -134,6 +151,8 @@ class Session:
         self._unsettled -= 1
         if not self._unsettled:
             self._all_settled.set()
+        if consumer.credit.settled(delivery.tag):
+            _ = self._spawn(self._take_more(consumer))
 
     async def flush(self, epoch: Epoch) -> None:
         """A round trip on the channel of `epoch`, behind everything sent on it so far. EpochLost when there is none."""
@@ -141,19 +160,26 @@ class Session:
         if consumer is None or epoch.lost:
             raise EpochLost
         # Not one that is on its way already: what was sent since is behind it.
-        flushing = asyncio.create_task(self._round_trip(consumer))
-        self._flushing.add(flushing)
-        flushing.add_done_callback(self._flushing.discard)
         # A call on a live channel must not be cancelled: the library closes the channel then.
-        await asyncio.shield(flushing)
+        await asyncio.shield(self._spawn(self._round_trip(consumer)))
         if epoch.lost:
             raise EpochLost
 
     async def stop_consuming(self) -> None:
         """No more deliveries; those that are here can still be settled."""
-        if self._stopping is None:
-            self._stopping = asyncio.create_task(self._cancel_all())
-        await asyncio.shield(self._stopping)  # as with flush(): whoever waits for it may be cancelled, the call may not
+        self._is_stopped = True
+        await asyncio.shield(self._spawn(self._cancel_all()))  # as with flush()
+
+    async def pause(self) -> None:
+        """No more deliveries until `resume()`."""
+        self._is_paused = True
+        await asyncio.shield(self._spawn(self._cancel_all()))
+
+    async def resume(self) -> None:
+        """Deliver again, on the same channels: what is held from before is settled as ever."""
+        self._is_paused = False
+        for consumer in list(self._consumers.values()):
+            await asyncio.shield(self._spawn(self._take_more(consumer)))
 
     async def finish(self) -> None:
         """No more deliveries; return once those that are here are settled and safe, or the session is lost."""
@@ -183,38 +209,64 @@ class Session:
             self._over.set_result(None)
         await self._connected.close()
 
-    async def _consume(self, lane: Lane, epoch: Epoch) -> None:
-        channel = await open_delivery_channel(
-            self._connected.amqp, partial(self._deliver, lane, epoch), timeout=RPC_SECONDS
-        )
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _open_lane(self, lane: Lane, epoch: Epoch) -> _Consumer:
+        channel = await open_delivery_channel(self._connected.amqp, partial(self._deliver, epoch), timeout=RPC_SECONDS)
         channel.closing.add_done_callback(partial(self._closed, f"channel of {lane.queue}"))
         channel.on_consumer_cancel_callbacks.add(partial(self._cancelled, lane.queue))
-        await rpc(channel.basic_qos(prefetch_count=lane.prefetch))
-        consumer = self._consumers[epoch] = _Consumer(lane, channel)
-        lane.receiver.on_epoch(epoch)
-        answer = await rpc(channel.basic_consume(lane.queue, _never_called))
-        consumer.tag = answer.consumer_tag or ""
+        consumer = self._consumers[epoch] = _Consumer(lane, epoch, channel, Credit(lane.prefetch), lane.prefetch)
+        return consumer
+
+    async def _take_more(self, consumer: _Consumer) -> None:
+        try:
+            with loss_as_error():
+                async with self._turn:
+                    await self._take(consumer)
+        except BROKEN as error:
+            self.lose(f"consuming could not go on: {type(error).__name__}: {error}")
+
+    async def _take(self, consumer: _Consumer) -> None:
+        """Have as much delivered as may be held, if anything may be delivered at present."""
+        count = consumer.credit.more
+        if self._is_paused or self._is_stopped or self.is_lost or not count:
+            return
+        consumer.credit.grant(count)
+        consumer.prefetch = count
+        await rpc(consumer.channel.basic_qos(prefetch_count=count))
+        if not consumer.has_begun:
+            consumer.has_begun = True
+            consumer.lane.receiver.on_epoch(consumer.epoch)
+        answer = await rpc(consumer.channel.basic_consume(consumer.lane.queue, _never_called))
+        consumer.tags.append(answer.consumer_tag or "")
 
     async def _cancel_all(self) -> None:
-        await asyncio.gather(*(self._cancel(consumer) for consumer in self._consumers.values()))
+        async with self._turn:
+            await asyncio.gather(*(self._cancel(consumer) for consumer in self._consumers.values()))
 
     async def _cancel(self, consumer: _Consumer) -> None:
         try:
-            with loss_as_error():
-                await consumer.channel.basic_cancel(consumer.tag, timeout=CANCEL_SECONDS)
+            while consumer.tags and not self.is_lost:
+                with loss_as_error():
+                    await consumer.channel.basic_cancel(consumer.tags.pop(), timeout=CANCEL_SECONDS)
         except BROKEN as error:
             self.lose(f"consuming could not be stopped: {type(error).__name__}")
+        consumer.credit.cancelled()
 
-    def _deliver(
-        self, lane: Lane, epoch: Epoch, deliver: commands.Basic.Deliver, raw: bytes, body: bytes, announced: int
-    ) -> None:
+    def _deliver(self, epoch: Epoch, deliver: commands.Basic.Deliver, raw: bytes, body: bytes, announced: int) -> None:
         if epoch.lost:
             return
         message = Message(body, decode_properties(raw), announced)
         assert deliver.delivery_tag is not None
         self._unsettled += 1
         self._all_settled.clear()
-        lane.receiver.on_delivery(
+        consumer = self._consumers[epoch]
+        consumer.credit.delivered(deliver.delivery_tag)
+        consumer.lane.receiver.on_delivery(
             Delivery(message, deliver.delivery_tag, bool(deliver.redelivered), epoch, time.monotonic())
         )
 
@@ -240,7 +292,7 @@ class Session:
     async def _round_trip(self, consumer: _Consumer) -> None:
         try:
             with loss_as_error():
-                await consumer.channel.basic_qos(prefetch_count=consumer.lane.prefetch, timeout=CLOSE_SECONDS * 2)
+                await consumer.channel.basic_qos(prefetch_count=consumer.prefetch, timeout=CLOSE_SECONDS * 2)
         except BROKEN as error:
             self.lose(f"a round trip failed: {type(error).__name__}")
 

@@ -20,7 +20,7 @@ import structlog
 from worker.amqp.connecting import BROKEN, Access, Connected, Refused, Unreachable, open_connection
 from worker.amqp.queues import passive_count
 from worker.core.topology import Topology
-from worker.ops.admin import AdminSource
+from worker.ops.admin import Watched
 
 log = structlog.get_logger("worker.burst")
 
@@ -37,7 +37,7 @@ _COUNTERS: Final = ("worker_attempts_total", "worker_parked_total", "worker_dead
 class Burst:
     """Watches the queues of `topology` and the worker processes behind `workers`."""
 
-    def __init__(self, access: Access, topology: Topology, workers: AdminSource) -> None:
+    def __init__(self, access: Access, topology: Topology, workers: Watched) -> None:
         self._access = access
         self._workers = workers
         # In the order in which messages go through them, so that none gets past the eye that follows.

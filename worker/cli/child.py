@@ -24,7 +24,7 @@ from worker.ops.log import configure_logging
 from worker.ops.log_lines import masked
 from worker.ops.metrics import Metrics
 from worker.ops.telemetry import OpsTelemetry
-from worker.replicas import Ask, Failed, Started, State, Told
+from worker.replicas import Ask, Failed, Pause, Started, State, Told
 from worker.runtime.clock import SystemClock
 from worker.runtime.executor import LocalExecutor
 from worker.runtime.limiter import Limiter
@@ -55,6 +55,9 @@ async def run_replica(link: Link, order: Order) -> int:
     cpu = _cpu_pool(order)
     parts = Parts(order.settings, access_of(order.settings, "worker"), registry, transport, metrics, suspects, cpu)
     service = Service(parts, on_change=lambda: link.send(State(service.state())))
+    first = await link.receive()
+    assert isinstance(first, Pause)
+    await service.pause(first.paused)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
@@ -148,9 +151,12 @@ def _told(error: Exception) -> str:
 async def _answer(link: Link, service: Service, metrics: Metrics) -> None:
     try:
         while True:
-            word = await link.receive()
-            assert isinstance(word, Ask)
-            link.send(Told(metrics.snapshot() if word.what == "metrics" else service.jobs()))
+            match await link.receive():
+                case Pause(paused):
+                    await service.pause(paused)
+                    link.send(Told(None))
+                case Ask(what):
+                    link.send(Told(metrics.snapshot() if what == "metrics" else service.jobs()))
     except EOFError:
         # The parent is gone, perhaps before this process could ask to die with it: nobody would ever stop it.
         os._exit(1)

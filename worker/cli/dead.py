@@ -1,213 +1,176 @@
-"""`worker dead`: look at the dead queue, and send its jobs back."""
+"""`worker dead`: look at the dead queue, send its jobs back, take them out."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
+from worker.cli import dead_moving, dead_reading
 from worker.cli.config import Json
-from worker.cli.letters import as_record, as_row, as_text, summary
+from worker.cli.dead_moving import Wish
+from worker.cli.dead_reading import Filter
 from worker.cli.options import BROKER, Given, takes
-from worker.cli.reaching import reach, with_broker
-from worker.cli.terminal import error, note, print_json, print_table, printable, warn
+from worker.cli.reaching import with_broker
 from worker.core.outcome import REASONS
-from worker.core.units import parse_duration
-
-if TYPE_CHECKING:
-    from worker.amqp.dead import DeadLetter, DeadQueue, Held, Reading
-    from worker.amqp.publisher import Publisher
-    from worker.ops.settings import Settings
+from worker.core.units import Rate, parse_duration, parse_rate
 
 _DEAD = (*BROKER, "trusted_users")
+_MOVING = (*_DEAD, "consumer_timeout")
+
+WINDOW: Final = 100_000
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Job id, or message id of the letter.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which letters are meant; None is no condition. `older` in seconds."""
-
-    reason: str | None = None
-    type: str | None = None
-    older: float | None = None
-
-    def takes(self, letter: DeadLetter, now: float) -> bool:
-        """A letter that does not tell when its job died is not older than anything."""
-        if self.older is not None and (letter.died_at is None or now - letter.died_at < self.older):
-            return False
-        return self.reason in (None, letter.reason) and self.type in (None, letter.type)
+AnyId = Annotated[str | None, typer.Argument(metavar="ID", help="Job id, or message id of the letter.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="R", help="Only letters of this reason.")]
+Type = Annotated[str | None, typer.Option("--type", metavar="T", help="Only jobs of this type.")]
+Older = Annotated[str | None, typer.Option("--older", metavar="DURATION", help="Only jobs dead for longer, as 1h.")]
+Window = Annotated[int, typer.Option("--window", metavar="N", min=1, help="Look at the oldest N letters of the queue.")]
+All = Annotated[bool, typer.Option("--all", help="Every letter of the window.")]
+Pace = Annotated[str | None, typer.Option("--rate", metavar="RATE", help="No more than so many, as 20/s.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 @takes(_DEAD)
 def list_letters(
     given: Given,
-    reason: Annotated[str | None, typer.Option(metavar="R", help="Only letters of this reason.")] = None,
-    type: Annotated[str | None, typer.Option(metavar="T", help="Only jobs of this type.")] = None,
-    older: Annotated[str | None, typer.Option(metavar="DURATION", help="Only jobs dead for longer, as 1h.")] = None,
+    reason: Reason = None,
+    type: Type = None,
+    older: Older = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show at most so many.")] = 100,
+    *,
+    group: Annotated[bool, typer.Option("--group", help="Only how many there are of each reason and type.")] = False,
+    window: Window = WINDOW,
     as_json: Json = False,
 ) -> int:
-    """List dead letters, the oldest first.
+    """List dead letters, the oldest first, and how many there are of each reason and type.
 
-    They stay where they are; at most the first 2000 are looked at.
+    They stay where they are, in their order. The oldest --window letters are looked at; it is said when there are more.
+    While a list is made nobody else sees these letters: a second reader at the same time finds fewer.
     """
     settings = given.load().settings
-    chosen = Filter(_reason(reason), type, _older(older))
-    return with_broker(lambda: _list(settings, chosen, limit, as_json=as_json))
+    chosen = _filter(reason, type, older)
+    return with_broker(lambda: dead_reading.list_letters(settings, chosen, limit, window, group=group, as_json=as_json))
 
 
 @takes(_DEAD)
-def show(given: Given, id: Id, as_json: Json = False) -> int:
+def show(given: Given, id: Id, *, window: Window = WINDOW, as_json: Json = False) -> int:
     """Show a dead letter in full.
 
     The body, too. As JSON an array, for an id may have several letters.
     """
     settings = given.load().settings
-    return with_broker(lambda: _show(settings, id, as_json=as_json))
+    return with_broker(lambda: dead_reading.show(settings, id, window, as_json=as_json))
 
 
-@takes(_DEAD)
+@takes(_MOVING)
 def replay(
     given: Given,
-    id: Id,
+    id: AnyId = None,
+    *,
+    reason: Reason = None,
+    type: Type = None,
+    older: Older = None,
+    every: All = False,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="With a new job id, for targets that remember failures by key.")
     ] = False,
+    rate: Pace = None,
+    dry_run: DryRun = False,
+    window: Window = WINDOW,
+    as_json: Json = False,
 ) -> int:
-    """Send a dead job back to the work queue.
+    """Send dead jobs back to the work queue: of an ID, those the filters name, or --all.
 
-    It keeps its id and its finished steps, and starts again at attempt 1, without deadline and not-before. All letters
-    of the id are replayed; each copy is confirmed before its letter goes.
+    They keep their id and their finished steps, and start again at attempt 1, without deadline and not-before. Each
+    copy is confirmed before its letter goes, so that nothing is lost when this is killed; a letter whose copy was just
+    sent may be replayed once more then. Letters that come while it runs are left alone. Exit 1 if one cannot be
+    replayed.
     """
     settings = given.load().settings
-    return with_broker(lambda: _replay(settings, id, new_key=new_key))
+    chosen = _meant(_filter(reason, type, older, id), every=every)
+    wish = Wish("replay", chosen, window, rate_of(rate), new_key, as_json)
+    return with_broker(lambda: (dead_moving.would if dry_run else dead_moving.carry_out)(settings, wish))
 
 
-async def _list(settings: Settings, chosen: Filter, limit: int, *, as_json: bool) -> int:
-    now = time.time()
-    dead = await _open(settings)
+@takes(_MOVING)
+def drop(
+    given: Given,
+    id: AnyId = None,
+    *,
+    reason: Reason = None,
+    type: Type = None,
+    older: Older = None,
+    every: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really: dropped letters are gone for good.")] = False,
+    rate: Pace = None,
+    dry_run: DryRun = False,
+    window: Window = WINDOW,
+    as_json: Json = False,
+) -> int:
+    """Delete dead letters: of an ID, those the filters name, or --all. Without --yes only say which.
+
+    worker dead export keeps a copy. When this is killed the letters that were not dropped are still there.
+    """
+    settings = given.load().settings
+    chosen = _meant(_filter(reason, type, older, id), every=every)
+    wish = Wish("drop", chosen, window, rate_of(rate), as_json=as_json)
+    if dry_run or yes:
+        return with_broker(lambda: (dead_moving.would if dry_run else dead_moving.carry_out)(settings, wish))
+    code = with_broker(lambda: dead_moving.would(settings, wish))
+    if code:
+        return code
+    raise typer.BadParameter("nothing was dropped: it takes --yes", param_hint="--yes")
+
+
+@takes(_DEAD)
+def export(
+    given: Given,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="A new file; without it, or as -, standard output.")
+    ] = None,
+    *,
+    reason: Reason = None,
+    type: Type = None,
+    older: Older = None,
+    window: Window = WINDOW,
+) -> int:
+    """Write dead letters as JSON, one a line, each as `worker dead show --json` prints it.
+
+    They stay where they are. A file is there once all of it is; worker.testing.replay_letter() reads a line of it.
+    """
+    settings = given.load().settings
+    chosen = _filter(reason, type, older)
+    path = None if file is None or str(file) == "-" else file
+    if path is not None and path.exists():
+        raise typer.BadParameter(f"{path} is there already: choose another name", param_hint="FILE")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{path.absolute().parent} is not a directory", param_hint="FILE")
+    return with_broker(lambda: dead_reading.export(settings, chosen, window, path))
+
+
+def _filter(reason: str | None, type: str | None, older: str | None, id: str | None = None) -> Filter:
+    if reason is not None and reason not in REASONS:
+        raise typer.BadParameter(f"{reason!r} is not one of {', '.join(sorted(REASONS))}", param_hint="--reason")
     try:
-        reading = await dead.read(keep_body=lambda _: False)
-    finally:
-        await dead.close()
-    found = [letter for letter in reading.letters if chosen.takes(letter, now)]
-    if as_json:
-        print_json([summary(letter) for letter in found[:limit]])
-    elif found:
-        columns = ("id", "type", "reason", "attempts", "age", "detail")
-        print_table(columns, [as_row(letter, now) for letter in found[:limit]])
-    elif reading.total:
-        print(f"none of the {reading.total} letters in the dead queue of {settings.queue} matches")
-    else:
-        print(f"the dead queue of {settings.queue} is empty")
-    if len(found) > limit:
-        note(f"{limit} of {len(found)} shown: --limit shows more")
-    _say_window(reading)
-    return 0
-
-
-async def _show(settings: Settings, id: str, *, as_json: bool) -> int:
-    dead = await _open(settings)
-    try:
-        reading = await dead.read(keep_body=lambda letter: letter.answers_to(id))
-    finally:
-        await dead.close()
-    found = [letter for letter in reading.letters if letter.answers_to(id)]
-    if not found:
-        return _not_found(id, settings, reading)
-    if as_json:
-        print_json([as_record(letter) for letter in found])
-    else:
-        print("\n\n".join(as_text(letter) for letter in found))
-    return 0
-
-
-async def _replay(settings: Settings, id: str, *, new_key: bool) -> int:
-    from worker.amqp.publisher import Publisher
-    from worker.cli.wiring import access_of
-
-    dead = await _open(settings)
-    publisher = Publisher(access_of(settings, "worker dead"))
-    try:
-        reading = await dead.read(keep_body=lambda letter: letter.answers_to(id))
-        found = [held for held in reading.held if held.letter.answers_to(id)]
-        if not found:
-            return _not_found(id, settings, reading)
-        await publisher.open()
-        return await _send_back(dead, publisher, found, settings.queue, new_key=new_key)
-    finally:
-        await publisher.close()
-        await dead.close()
-
-
-async def _send_back(dead: DeadQueue, publisher: Publisher, found: list[Held], queue: str, *, new_key: bool) -> int:
-    from worker.core.broker import EpochLost, PublishFailed
-    from worker.core.replay import NotReplayable, replay_copy
-
-    taken: list[Held] = []
-    for held in found:
-        letter = held.letter
-        job_id = str(uuid.uuid4()) if new_key else letter.id
-        try:
-            copy = replay_copy(
-                letter.message, queue=queue, job_id=job_id, copy_id=str(uuid.uuid4()), believed=letter.believed
-            )
-            await publisher.publish(copy)
-            await dead.take(held)
-        except (NotReplayable, PublishFailed) as fault:
-            error(f"{printable(letter.id)} is not replayed: {fault}")
-            continue
-        except EpochLost:
-            warn(f"{printable(letter.id)} is replayed, but its letter is in the dead queue still: the broker went away")
-        taken.append(held)
-        print(f"replayed {printable(letter.id)} to {queue}" + (f" as {job_id}" if new_key else ""))
-    if taken:
-        await _flush(dead, taken[-1])
-    if len(found) > 1:
-        print(f"{len(taken)} of {len(found)} letters replayed")
-    return 0 if len(taken) == len(found) else 1
-
-
-async def _open(settings: Settings) -> DeadQueue:
-    from worker.amqp.dead import DeadQueue
-    from worker.cli.wiring import access_of, topology_of
-
-    connected = await reach(access_of(settings, "worker dead"), "read", settings.connect_timeout)
-    return DeadQueue(connected, topology_of(settings), frozenset(settings.trusted_users))
-
-
-async def _flush(dead: DeadQueue, last: Held) -> None:
-    from worker.core.broker import EpochLost
-
-    try:
-        await dead.flush(last)
-    except EpochLost:
-        warn("the broker went away: letters that were replayed may be in the dead queue still")
-
-
-def _not_found(id: str, settings: Settings, reading: Reading) -> int:
-    error(f"no letter of {printable(id)} among the {len(reading.held)} in the dead queue of {settings.queue}")
-    _say_window(reading)
-    return 1
-
-
-def _say_window(reading: Reading) -> None:
-    if len(reading.held) < reading.total:
-        note(f"only the first {len(reading.held)} of {reading.total} letters were looked at")
-
-
-def _reason(text: str | None) -> str | None:
-    if text is not None and text not in REASONS:
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(sorted(REASONS))}", param_hint="--reason")
-    return text
-
-
-def _older(text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_duration(text)
+        return Filter(reason, type, None if older is None else parse_duration(older), id)
     except ValueError as fault:
         raise typer.BadParameter(str(fault), param_hint="--older") from None
+
+
+def _meant(chosen: Filter, *, every: bool) -> Filter:
+    """Nobody sends all letters back by forgetting something."""
+    if chosen.is_open and not every:
+        raise typer.BadParameter("name an ID, --reason, --type or --older, or say --all", param_hint="ID")
+    if every and not chosen.is_open:
+        raise typer.BadParameter(f"it is every letter, and {chosen} is not", param_hint="--all")
+    return chosen
+
+
+def rate_of(text: str | None) -> Rate | None:
+    """What --rate says."""
+    try:
+        return None if text is None else parse_rate(text)
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault), param_hint="--rate") from None

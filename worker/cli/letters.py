@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from worker.amqp.dead import DeadLetter
 
 LONGEST_DETAIL: Final = 80
+MOST_GROUPS: Final = 1000
+"""Publishers choose the types: past so many groups the rest is counted as one."""
+
+GROUPS_IN_LINE: Final = 5
 _ODD: Final[dict[type, str]] = {bytes: "bytes", bytearray: "bytes", Decimal: "decimal"}
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -24,8 +28,76 @@ _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 def as_row(letter: DeadLetter, now: float) -> tuple[str, ...]:
     """A line of the list: id, type, reason, attempts, age, detail."""
     detail = letter.detail if len(letter.detail) <= LONGEST_DETAIL else f"{letter.detail[: LONGEST_DETAIL - 3]}..."
-    age = "-" if letter.died_at is None else rough_age(now - letter.died_at)
-    return (letter.id, letter.type or "-", letter.reason or "-", str(letter.attempts), age, detail)
+    return (
+        letter.id,
+        letter.type or "-",
+        letter.reason or "-",
+        str(letter.attempts),
+        _age(letter.died_at, now),
+        detail,
+    )
+
+
+@dataclass(slots=True)
+class Group:
+    """Letters of one reason and job type. `oldest` and `newest` deaths in epoch seconds, None where no letter tells."""
+
+    reason: str
+    job: str
+    count: int = 0
+    oldest: float | None = None
+    newest: float | None = None
+
+    def add(self, died_at: float | None) -> None:
+        self.count += 1
+        if died_at is not None:
+            self.oldest = died_at if self.oldest is None else min(self.oldest, died_at)
+            self.newest = died_at if self.newest is None else max(self.newest, died_at)
+
+
+class Groups:
+    """Letters counted by reason and type."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], Group] = {}
+        self.total = 0
+
+    def add(self, letter: DeadLetter) -> None:
+        self.total += 1
+        key = (letter.reason or "-", letter.type or "-")
+        if key not in self._groups and len(self._groups) >= MOST_GROUPS:
+            key = ("(others)", "(others)")
+        self._groups.setdefault(key, Group(*key)).add(letter.died_at)
+
+    def rows(self, now: float) -> list[tuple[str, ...]]:
+        """For a table: reason, type, count, age of the oldest, age of the newest."""
+        return [
+            (one.reason, one.job, str(one.count), _age(one.oldest, now), _age(one.newest, now))
+            for one in self._largest_first()
+        ]
+
+    def records(self) -> list[dict[str, Any]]:
+        """For programs."""
+        return [
+            {
+                "reason": None if one.reason == "-" else one.reason,
+                "type": None if one.job == "-" else one.job,
+                "count": one.count,
+                "oldest": _moment_or_none(one.oldest),
+                "newest": _moment_or_none(one.newest),
+            }
+            for one in self._largest_first()
+        ]
+
+    def line(self) -> str:
+        """The largest groups in a line."""
+        found = self._largest_first()
+        told = [f"{one.count} {one.reason} {one.job}" for one in found[:GROUPS_IN_LINE]]
+        rest = len(found) - len(told)
+        return printable(", ".join(told)) + (f" and {rest} more groups" if rest else "")
+
+    def _largest_first(self) -> list[Group]:
+        return sorted(self._groups.values(), key=lambda one: (-one.count, one.reason, one.job))
 
 
 def rough_age(seconds: float) -> str:
@@ -41,7 +113,7 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
         "reason": letter.reason,
         "detail": letter.detail,
         "attempts": letter.attempts,
-        "died_at": None if letter.died_at is None else _moment(letter.died_at),
+        "died_at": _moment_or_none(letter.died_at),
         "message_id": letter.message_id,
         "size": letter.message.size,
     }
@@ -132,6 +204,14 @@ def _plain(value: Any) -> Any:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def _age(moment: float | None, now: float) -> str:
+    return "-" if moment is None else rough_age(now - moment)
+
+
+def _moment_or_none(seconds: float | None) -> str | None:
+    return None if seconds is None else _moment(seconds)
 
 
 def _moment(seconds: float) -> str:

@@ -55,6 +55,15 @@ class Broker(Protocol):
     async def flush(self, epoch: Epoch) -> None:
         """Return once the broker has received every settlement sent under `epoch` so far. EpochLost when it cannot."""
 
+    async def pause(self) -> None:
+        """Deliver nothing more until `resume()`, under a new session neither; what is here can still be settled.
+
+        Nothing is delivered any more once this has returned.
+        """
+
+    async def resume(self) -> None:
+        """Deliver again, under the same epoch if its session still lives. Held are no more than the lane's prefetch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:

@@ -68,19 +68,26 @@ def suspect_copy(job: Job, *, copy_id: str, rules: CopyRules) -> Outgoing:
     return Outgoing(rules.topology.suspect_name, message)
 
 
-def dead_copy(job: Job, letter: DeadLetter, *, copy_id: str, rules: CopyRules) -> Outgoing:
-    """The dead letter of a job. Headers of the publisher that leave no room are left out and named in the detail."""
-    headers = _progress(job, letter.attempts) | _ending(letter.reason) | {"x-worker-snoozes": job.snoozes}
+def dead_copy(
+    job: Job, letter: DeadLetter, *, copy_id: str, rules: CopyRules, died_at: float | None = None
+) -> Outgoing:
+    """The dead letter of a job that died at `died_at` (epoch seconds).
+
+    Headers of the publisher that leave no room are left out and named in the detail.
+    """
+    headers = _progress(job, letter.attempts) | _ending(letter.reason, died_at) | {"x-worker-snoozes": job.snoozes}
     message = _fit_or_leave_out(_copy(job, copy_id, headers), job.steps, job.history, letter.detail, rules)
     return Outgoing(rules.topology.dead_name, message)
 
 
-def malformed_copy(message: Message, malformed: Malformed, *, copy_id: str, rules: CopyRules) -> Outgoing:
+def malformed_copy(
+    message: Message, malformed: Malformed, *, copy_id: str, rules: CopyRules, died_at: float | None = None
+) -> Outgoing:
     """The dead letter of a message that is no job: its body, and of its properties what can be read."""
     headers: dict[str, Any] = {
         "x-worker-id": malformed.id,
         "x-worker-attempt": malformed.attempts,
-        **_ending(malformed.reason),
+        **_ending(malformed.reason, died_at),
     }
     match message.properties:
         case Undecodable(raw, _):
@@ -129,8 +136,8 @@ def _crashes(job: Job) -> dict[str, Any]:
     return {"x-worker-crashes": job.crashes} if job.crashes else {}
 
 
-def _ending(reason: Reason) -> dict[str, Any]:
-    return {"x-worker-reason": reason}
+def _ending(reason: Reason, died_at: float | None) -> dict[str, Any]:
+    return {"x-worker-reason": reason} | ({} if died_at is None else {"x-worker-died-at": round(died_at * 1000)})
 
 
 def _copy(job: Job, copy_id: str, headers: Mapping[str, Any]) -> Message:

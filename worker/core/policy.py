@@ -73,14 +73,19 @@ Disposition = Ack | Park | DeadLetter | Isolate | Requeue | Refuse
 SUSPECT_AFTER: Final = 2
 """Deliveries that ended with a dead worker or a lost session before a job is moved to the suspects."""
 
+SHORTEST_REST: Final = 0.05
+"""Seconds that are waited for wherever it is."""
+
 SUSPECT_DELIVERIES: Final = 3
 """Deliveries as a suspect that may end so before the job is named the one that kills."""
 
 
-def on_arrival(job: Job, *, now: float, delivery_count: int, suspect_lane: bool) -> Disposition | None:
+def on_arrival(
+    job: Job, *, now: float, delivery_count: int, suspect_lane: bool, may_rest: bool = True
+) -> Disposition | None:
     """What a delivery of `job` needs instead of a run; None when it may run now.
 
-    A start less than a second away is None too: that rest is waited where it is.
+    A start less than a second away is None too, if it `may_rest`: it waits where it is for so long.
     """
     if suspect_lane and delivery_count >= SUSPECT_DELIVERIES:
         detail = f"a worker died in each of {SUSPECT_AFTER + delivery_count} deliveries"
@@ -89,10 +94,11 @@ def on_arrival(job: Job, *, now: float, delivery_count: int, suspect_lane: bool)
         return Isolate()
     if job.deadline is not None and now >= job.deadline:
         return DeadLetter("expired", "the deadline passed before the run", job.attempt - 1)
-    if job.not_before is not None and job.not_before - now >= 1:
+    if job.not_before is not None and job.not_before - now >= (1 if may_rest else SHORTEST_REST):
         if job.wait_deadline is not None and job.not_before > job.wait_deadline:
             return DeadLetter("expired", "the run would be after the deadline", job.attempt - 1)
-        return Park(job.not_before - now, job.attempt, job.snoozes, job.interruptions, "not_before")
+        delay = max(job.not_before - now, 1.0)
+        return Park(delay, job.attempt, job.snoozes, job.interruptions, "not_before")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -24,6 +25,15 @@ class Queue:
 
     name: str
     arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a broker user needs in a vhost: regular expressions, as RabbitMQ's permissions are."""
+
+    configure: str
+    write: str
+    read: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,20 @@ class Topology:
         rung = rung_for(delay)
         return self.name if rung is None else self.wait_name(rung)
 
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """All of them."""
+        return (self.work, self.suspect, self.dead, *self.waits)
+
     def wait_called(self, name: str) -> Queue | None:
         """The wait queue of that name, None when it is none of the ladder."""
         return next((queue for queue in self.waits if queue.name == name), None)
+
+    def rights(self, *, declares: bool) -> Rights:
+        """The least a worker can do with. Only one that declares its queues may create and delete them."""
+        names = rf"^{re.escape(self.name)}(\.dead|\.suspect|\.wait\.[0-9]+s)?$"
+        # Whoever declares a dead-letter exchange needs to write to it: the default one, as for publishing.
+        return Rights(names if declares else "^$", r"^amq\.default$", names)
 
     def owns(self, name: str) -> bool:
         """Whether a queue of that name belongs to this topology."""

@@ -38,6 +38,7 @@ class AnswerProtocol(ResponseHandler):
         self._in_head = True
         self._until_close = False
         self._closed_by_peer = False
+        self._is_lost = False
         self._before = b""  # the last bytes of the head so far
         self._held = b""  # what came while reading was paused
 
@@ -81,6 +82,11 @@ class AnswerProtocol(ResponseHandler):
         self._until_close = not message.chunked and "Content-Length" not in message.headers
         super().feed_data(data, size)
 
+    def pause_reading(self) -> None:
+        """For aiohttp: there is too much that nobody has taken. Of a lost connection no more can come."""
+        if not self._is_lost:
+            super().pause_reading()
+
     def eof_received(self) -> None:
         """For aiohttp: the peer sends no more. Over TLS it must say so: anyone on the way can close a socket."""
         tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
@@ -89,6 +95,10 @@ class AnswerProtocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """For aiohttp. A body that goes on until the connection is closed is whole only when the peer closed it."""
+        self._is_lost = True
+        if self._reading_paused and self.exception() is None:
+            self._reading_paused = False
+            self.data_received(b"")  # what came before the end, and was not yet read, belongs to the answer
         if self._until_close and (exc is not None or not self._closed_by_peer):
             self._end_body()
         super().connection_lost(exc)

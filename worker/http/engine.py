@@ -36,9 +36,10 @@ from worker.http.connector import Connector, trusted_context
 from worker.http.credentials import Credential, Credentials, Extras, Notice
 from worker.http.guard import Guard
 from worker.http.headers import check_headers, is_token
+from worker.http.lookups import LookupThreads
 from worker.http.proxy import ProxiedResolver, Proxy, check_login
 from worker.http.redirect import LONGEST, redirected
-from worker.http.resolver import GuardedResolver, LookupThreads
+from worker.http.resolver import GuardedResolver
 from worker.http.self_test import prove_guard
 from worker.http.trail import HEADER_BYTES, HEADER_LINES, TrackedRequest, Trail
 from worker.http.url import Url, parse_url
@@ -46,13 +47,19 @@ from worker.http.url import Url, parse_url
 Observer = Callable[[str, str, float], None]
 """Called once per request with its host, its result and its seconds.
 
-The result is `2xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large` or `cancelled`.
+The result is `2xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large`, `credential`,
+`rejected` or `cancelled`.
 """
 
 CLOCK: Final = SystemClock()
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 _NO_TYPE: Final = ("Content-Type",)  # aiohttp would call every body without a type an octet-stream
-_RESULTS: Final = {"blocked_address": "blocked", "tls": "tls", "response_too_large": "too_large"}
+_RESULTS: Final = {
+    "blocked_address": "blocked",
+    "tls": "tls",
+    "response_too_large": "too_large",
+    "credential": "credential",
+}
 
 
 def _version() -> str:
@@ -106,11 +113,11 @@ class Engine:
         how far the request had got.
         """
         _check(request)
-        self.credentials.check(request)
         host = parse_url(request.url).name
         started = time.monotonic()
         result = "cancelled"
         try:
+            self.credentials.check(request)
             response = await self._in_time(request)
             result = f"{response.status // 100}xx"
             return response
@@ -129,7 +136,7 @@ class Engine:
             await self._open.close()
 
     async def self_test(self) -> None:
-        """Prove at start-up that the guard is live; a GuardNotLive when an address nobody allowed can be dialled."""
+        """Prove at start-up that the guard is live; GuardNotLive or GuardNotProven when it is not so."""
         await prove_guard(self._shut, self._session(), proxied=self._proxy is not None)
 
     def _shut(self, names: LookupThreads, proxy: Proxy | None) -> Engine:
@@ -238,7 +245,7 @@ def _text(raw: bytes) -> str:
 def _result(error: RequestError | Reject) -> str:
     match error:
         case Reject():
-            return _RESULTS[error.code]
+            return _RESULTS.get(error.code, "rejected")
         case RequestTimeout():
             return "timeout"
         case NotSent():

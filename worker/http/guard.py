@@ -97,13 +97,6 @@ class Guard:
         self._forbidden = forbidden_endpoints if callable(forbidden_endpoints) else lambda: fixed
         self._is_own = is_own
 
-    @classmethod
-    def from_entries(cls, entries: Iterable[str], forbidden_endpoints: Endpoints = ()) -> Guard:
-        """From the list of WORKER_HTTP_ALLOW, in which CIDRs, single addresses and host names are mixed."""
-        listed = list(entries)
-        networks = [entry for entry in listed if _looks_like_network(entry)]
-        return cls(networks, [entry for entry in listed if entry not in networks], forbidden_endpoints)
-
     @property
     def _endpoints(self) -> list[Endpoint]:
         return [_endpoint(host, port) for host, port in self._forbidden()]
@@ -133,11 +126,7 @@ class Guard:
         name = _plain(host)
         addresses = [address for text in answers if (address := _address(text))]
         closed = [address for text in endpoints if (address := _address(text))]
-        if any(one.host == name and one.port == port for one in self._endpoints) or any(
-            self._is_endpoint(name, port, one, closed) for one in addresses
-        ):
-            raise Blocked(host)
-        if port == 0 or names.is_never_open(name):
+        if port == 0 or names.is_never_open(name) or self._is_endpoint(name, port, addresses, closed):
             raise Blocked(host)
         if name not in self._hosts and (names.is_internal(name) or not _is_usual(port)):
             raise Blocked(host)
@@ -147,7 +136,7 @@ class Guard:
         return any(one.port == port for one in self._endpoints)
 
     def _allows(self, name: str, port: int, address: Address, closed: list[Address]) -> bool:
-        if port == 0 or self._is_endpoint(name, port, address, closed):
+        if port == 0 or self._is_endpoint(name, port, [address], closed):
             return False
         if any(_within(address, network) for network in self._networks):
             return True
@@ -155,12 +144,12 @@ class Guard:
             return _is_public(address) or _is_private(address)
         return _is_usual(port) and _is_public(address)
 
-    def _is_endpoint(self, name: str, port: int, address: Address, resolved: list[Address]) -> bool:
+    def _is_endpoint(self, name: str, port: int, addresses: list[Address], resolved: list[Address]) -> bool:
         here = [one for one in self._endpoints if one.port == port]
-        if not here:
-            return False
-        literals = [found for one in here if (found := _address(one.host)) is not None]
-        return any(one.host == name for one in here) or any(self._same(address, one) for one in literals + resolved)
+        if any(one.host == name for one in here):
+            return True
+        closed = [found for one in here if (found := _address(one.host)) is not None] + resolved if here else []
+        return any(self._same(address, one) for address in addresses for one in closed)
 
     def _same(self, address: Address, endpoint: Address) -> bool:
         """One address, or two of this machine: a listener on 0.0.0.0 answers on every one of them."""
@@ -180,10 +169,6 @@ def _network(entry: str) -> Network:
         return ipaddress.ip_network(entry)
     except ValueError as error:
         raise ValueError(f"{entry!r} is not a CIDR: {error}") from None
-
-
-def _looks_like_network(entry: str) -> bool:
-    return "/" in entry or _address(entry) is not None
 
 
 def _plain(name: str) -> str:

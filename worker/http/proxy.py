@@ -14,7 +14,8 @@ from yarl import URL
 
 from worker import MaybeSent
 from worker.http.guard import Guard
-from worker.http.resolver import AddrInfo, LookupThreads, Undialled, endpoints, is_pinned, open_pinned, pin, results
+from worker.http.lookups import LookupThreads
+from worker.http.resolver import AddrInfo, Undialled, endpoints, is_pinned, open_pinned, pin, results
 from worker.http.url import Url
 
 WANTS_LOGIN: Final = "the proxy wants a user and password that it knows (407)"

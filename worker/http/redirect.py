@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urljoin
 
-from worker import Request, Response
+from worker import Request, Response, harmless_headers
 from worker.http.url import Url, parse_url
 
 LONGEST: Final = 3
 """Most redirects one request may follow."""
 
 _STATUSES: Final = frozenset({301, 302, 303, 307, 308})
-# What may follow to another origin. A list of what may, since nobody can list every header that carries a secret.
-_HARMLESS: Final = frozenset(
-    {"accept", "accept-encoding", "accept-language", "user-agent", "idempotency-key", "traceparent", "tracestate"}
-)
 
 
 def redirected(request: Request, response: Response) -> Request | None:
@@ -52,8 +47,4 @@ def _to(request: Request, here: Url, there: Url) -> Request | None:
         return replace(request, url=there.text)
     if request.body is not None:
         return None
-    return replace(request, url=there.text, headers=_harmless(request.headers))
-
-
-def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+    return replace(request, url=there.text, headers=harmless_headers(request.headers))

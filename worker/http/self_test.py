@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import aiohttp
 
-from worker import Request, RequestError, Response
+from worker import Reject, Request, RequestError, Response
 from worker.http.guard import Blocked
-from worker.http.proxy import Proxy
-from worker.http.resolver import LookupThreads, Undialled
+from worker.http.lookups import LookupThreads
+from worker.http.proxy import Proxy, ProxyFailed
+from worker.http.resolver import Undialled
 
 SECONDS: Final = 2.0
 _LOOPBACK: Final = "127.0.0.1"
@@ -22,6 +24,13 @@ class GuardNotLive(RuntimeError):
 
     def __init__(self, hook: str) -> None:
         super().__init__(f"the address guard is not live: {hook} lets pass what nobody allowed")
+
+
+class GuardNotProven(RuntimeError):
+    """A request failed before a hook of the guard was asked, so nobody knows whether it holds."""
+
+    def __init__(self, hook: str, error: Exception) -> None:
+        super().__init__(f"the address guard is not proven: {hook} was not asked, for the request failed: {error}")
 
 
 class Sends(Protocol):
@@ -36,19 +45,28 @@ Shut = Callable[[LookupThreads, Proxy | None], Sends]
 
 
 async def prove_guard(shut: Shut, session: aiohttp.ClientSession, *, proxied: bool) -> None:
-    """GuardNotLive unless every hook holds. What is dialled, if one does not, is a listener of this function's own."""
+    """GuardNotLive when a hook does not hold, GuardNotProven when that could not be found out.
+
+    What is dialled, if one does not hold, is a listener of this function's own.
+    """
     with socket.create_server((_LOOPBACK, 0)) as listener:
         listener.setblocking(False)
         port: int = listener.getsockname()[1]
         proxy = Proxy(_LOOPBACK, port) if proxied else None
-        if not await _blocks(shut, f"http://{_LOOPBACK}:{port}/", proxy, _LOOPBACK):
-            raise GuardNotLive("the check of addresses in URLs")
-        if not await _blocks(shut, f"http://localhost:{port}/", proxy, "localhost"):
-            raise GuardNotLive("the check of names")
-        if not await _dials_nothing_unadmitted(session, f"http://{_LOOPBACK}:{port}/"):
-            raise GuardNotLive("the check of what is dialled")
-        if _was_reached(listener):
-            raise GuardNotLive("the HTTP engine")
+        hooks = {
+            "the check of addresses in URLs": partial(_blocks, shut, f"http://{_LOOPBACK}:{port}/", proxy, _LOOPBACK),
+            "the check of names": partial(_blocks, shut, f"http://localhost:{port}/", proxy, "localhost"),
+            "the check of what is dialled": partial(_dials_nothing, session, f"http://{_LOOPBACK}:{port}/"),
+        }
+        for hook, holds in hooks.items():
+            try:
+                is_live = await holds()
+            except (RequestError, Reject, aiohttp.ClientError, TimeoutError) as error:
+                if not _was_reached(listener):
+                    raise GuardNotProven(hook, error) from None
+                is_live = False
+            if not is_live or _was_reached(listener):
+                raise GuardNotLive(hook)
 
 
 async def _blocks(shut: Shut, url: str, proxy: Proxy | None, host: str) -> bool:
@@ -58,23 +76,21 @@ async def _blocks(shut: Shut, url: str, proxy: Proxy | None, host: str) -> bool:
         await engine.send(Request("GET", url, timeout=SECONDS))
     except Blocked as blocked:
         return blocked.host == host
-    except RequestError:
-        return False
     finally:
         await engine.aclose()
     return False
 
 
-async def _dials_nothing_unadmitted(session: aiohttp.ClientSession, url: str) -> bool:
+async def _dials_nothing(session: aiohttp.ClientSession, url: str) -> bool:
     """Past the first hooks, as if somebody had removed them: the last one must hold, whatever is allowed."""
     bound = aiohttp.ClientTimeout(total=SECONDS)
     try:
         async with session.get(url, timeout=bound):
             return False
+    except ProxyFailed:
+        return False
     except aiohttp.ClientConnectorError as error:
         return isinstance(error.__cause__, Undialled)
-    except (aiohttp.ClientError, TimeoutError):
-        return False
 
 
 def _was_reached(listener: socket.socket) -> bool:

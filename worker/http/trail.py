@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from worker import BadAnswer, MaybeSent, NotInTime, NotSent, Reject, RequestError, RequestTimeout
+from worker import BadAnswer, CredentialUnavailable, MaybeSent, NotInTime, NotSent, Reject, RequestError, RequestTimeout
 from worker.http.body import TooLarge
 from worker.http.guard import Blocked
 from worker.http.proxy import ProxyFailed
@@ -40,6 +42,7 @@ class Trail:
     def __init__(self) -> None:
         self._request: aiohttp.ClientRequest | None = None
         self._answered = False
+        self._lacks_token = False
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -56,6 +59,13 @@ class Trail:
     def refused(self) -> None:
         """The answer was that nothing was executed, and the hop begins anew: as if it had not been sent before."""
         self._request = None
+
+    @contextmanager
+    def waits_for_token(self) -> Iterator[None]:
+        """A deadline that passes in here is the token endpoint's. One of the job's would take it for its target's."""
+        self._lacks_token = True
+        yield
+        self._lacks_token = False  # only then: an error ends the call
 
     @property
     def may_be_sent(self) -> bool:
@@ -75,6 +85,8 @@ class Trail:
         """The error for a deadline that passed."""
         if self.may_be_sent:
             return RequestTimeout(f"no whole answer within {seconds:g} s")
+        if self._lacks_token:
+            return CredentialUnavailable(f"no token within {seconds:g} s")
         return NotInTime(f"no connection within {seconds:g} s")
 
 

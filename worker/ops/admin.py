@@ -1,4 +1,4 @@
-"""The admin listener: /live, /ready, /metrics and /jobs on the worker's own loop.
+"""The admin listener: /live, /ready, /metrics and /jobs on the worker's own loop; /pause and /resume by POST.
 
 Written on asyncio's streams instead of aiohttp.web: that has no bound on how long a connection may say nothing and
 none on how many there are, and costs the parent of several processes, which needs no HTTP client, 200 ms and 20 MB.
@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -25,7 +26,10 @@ from worker.ops.admin_http import (
     Ask,
     Refused,
     check_host,
+    check_method,
+    check_no_page,
     json_answer,
+    key_of,
     parse_head,
     text_answer,
 )
@@ -45,13 +49,20 @@ class Check:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-class AdminSource(Protocol):
-    """What the listener tells; asked anew for every request."""
+class Watched(Protocol):
+    """What can be asked about the workers, anew for every request."""
 
     async def live(self) -> Check: ...
     async def ready(self) -> Check: ...
     async def metrics(self) -> str: ...
     async def jobs(self) -> list[dict[str, Any]]: ...
+
+
+class AdminSource(Watched, Protocol):
+    """What the listener tells, and who takes its orders."""
+
+    async def pause(self, key: str | None) -> dict[str, Any]: ...
+    async def resume(self, key: str | None) -> dict[str, Any]: ...
 
 
 class CannotListen(Exception):
@@ -68,9 +79,9 @@ class Patience:
 
 
 class AdminListener:
-    """Listens on `host` and `port` (0: the system picks one). `token` guards /jobs when `host` is off loopback.
+    """Listens on `host` and `port` (0: the system picks one).
 
-    It is asked for at each request, so that the token may change.
+    `token` guards orders, and /jobs when `host` is off loopback. It is asked for at each request: it may change.
     """
 
     def __init__(
@@ -97,6 +108,10 @@ class AdminListener:
             "/ready": self._ready,
             "/metrics": self._metrics,
             "/jobs": self._jobs,
+        }
+        self._orders: Mapping[str, Callable[[str | None], Awaitable[dict[str, Any]]]] = {
+            "/pause": source.pause,
+            "/resume": source.resume,
         }
 
     async def start(self) -> tuple[str, int]:
@@ -168,30 +183,41 @@ class AdminListener:
 
     async def _answer(self, ask: Ask) -> Answer:
         check_host(ask, self._host, on_loopback=self._on_loopback)
-        route = self._routes.get(ask.path)
-        if route is None:
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is only {', '.join(self._routes)}")
-        if ask.path == "/jobs":
-            self._check_token(ask)
+        answer = self._chosen(ask)
         try:
             async with asyncio.timeout(self._patience.answer):
-                return await route()
+                return await answer()
         except TimeoutError:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no answer in time") from None
         except Exception:
             log.exception("admin.failed", path=ask.path)
             raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the log says why") from None
 
+    def _chosen(self, ask: Ask) -> Callable[[], Awaitable[Answer]]:
+        """What answers the request, if whoever asks may have it."""
+        order, route = self._orders.get(ask.path), self._routes.get(ask.path)
+        if order is not None:
+            check_method(ask, "POST")
+            check_no_page(ask)
+            self._check_token(ask)
+            return partial(self._obey, order, key_of(ask))
+        check_method(ask, "GET", "HEAD")
+        if route is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is only {', '.join((*self._routes, *self._orders))}")
+        if ask.path == "/jobs" and not self._on_loopback:
+            self._check_token(ask)
+        return route
+
     def _check_token(self, ask: Ask) -> None:
-        if self._on_loopback:
-            return
         token = self._token()
+        if not token and self._on_loopback:
+            return
         if not token:
-            raise Refused(HTTPStatus.FORBIDDEN, "off loopback /jobs needs a token: set WORKER_ADMIN_TOKEN")
+            raise Refused(HTTPStatus.FORBIDDEN, f"off loopback {ask.path} needs a token: set WORKER_ADMIN_TOKEN")
         scheme, _, given = ask.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
         if scheme.lower() != "bearer" or not right:
-            text = "/jobs needs the header Authorization: Bearer <WORKER_ADMIN_TOKEN>"
+            text = f"{ask.path} needs the header Authorization: Bearer <WORKER_ADMIN_TOKEN>"
             raise Refused(HTTPStatus.UNAUTHORIZED, text, {"WWW-Authenticate": "Bearer"})
 
     async def _live(self) -> Answer:
@@ -205,6 +231,9 @@ class AdminListener:
 
     async def _jobs(self) -> Answer:
         return json_answer(await self._source.jobs())
+
+    async def _obey(self, order: Callable[[str | None], Awaitable[dict[str, Any]]], key: str | None) -> Answer:
+        return json_answer(await order(key))
 
 
 def _checked(check: Check) -> Answer:

@@ -1,4 +1,4 @@
-"""As much HTTP/1.1 as probes and scrapers need: one GET or HEAD per connection. Pure: bytes in, bytes out."""
+"""As much HTTP/1.1 as probes, scrapers and operators need: one request per connection. Pure: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote_plus
 
 HEAD_END: Final = b"\r\n\r\n"
 LARGEST_HEAD: Final = 8 * 1024
+LONGEST_KEY: Final = 255
 _MOST_HEADERS: Final = 64
 
 _REQUEST: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (/[\x21-\x7e]*) HTTP/1\.([01])")
@@ -37,6 +39,7 @@ class Ask:
     method: str
     path: str
     headers: Mapping[str, str]
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,35 @@ def parse_head(head: bytes) -> Ask:
         if header is None or header[1].lower() in headers:
             raise Refused(HTTPStatus.BAD_REQUEST, "a header is malformed or given twice")
         headers[header[1].lower()] = header[2].strip()
-    if request[1] not in ("GET", "HEAD"):
-        text = f"{request[1]} is not taken here: use GET"
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, text, {"Allow": "GET, HEAD"})
-    return Ask(request[1], request[2].partition("?")[0], headers)
+    path, _, query = request[2].partition("?")
+    return Ask(request[1], path, headers, query)
+
+
+def check_method(ask: Ask, *allowed: str) -> None:
+    """Refused when the path does not take this method."""
+    if ask.method not in allowed:
+        text = f"{ask.method} is not taken here: use {allowed[0]}"
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, text, {"Allow": ", ".join(allowed)})
+
+
+def check_no_page(ask: Ask) -> None:
+    """Refused when a web page asks: any page may post to any address, and its browser says that it is one."""
+    if any(name in ask.headers for name in ("origin", "sec-fetch-site", "referer")):
+        raise Refused(HTTPStatus.FORBIDDEN, "orders are not taken from web pages")
+
+
+def key_of(ask: Ask) -> str | None:
+    """What `?key=` names, None without a query. Refused when it names none, or something else is asked for."""
+    if not ask.query:
+        return None
+    name, _, value = ask.query.partition("=")
+    key = unquote_plus(value, errors="replace")
+    if name != "key" or "&" in value or not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        text = (
+            f"the query is ?key=KEY, of 1 to {LONGEST_KEY} characters, percent-encoded; without it everything is meant"
+        )
+        raise Refused(HTTPStatus.BAD_REQUEST, text)
+    return key
 
 
 def check_host(ask: Ask, bound: str, *, on_loopback: bool) -> None:

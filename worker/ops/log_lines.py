@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Final
 
+LONGEST_KEY: Final = 64
 LONGEST_VALUE: Final = 256
 LONGEST_EVENT: Final = 4096
 LONGEST_TRACE: Final = 32 * 1024
@@ -22,10 +23,13 @@ Line = Callable[[MutableMapping[str, Any]], bytes]
 """Renders an event with `event`, `level` and anything else; the result ends with a newline."""
 
 _OWN: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "stack"})
-# Of bounded length each, or a text that is full of "://" would cost the square of its size.
-_PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]{0,256}):[^\s]{0,1024}@")
-_QUERY: Final = re.compile(r"(://[^\s?'\"<>]{0,1024}\?)[^\s'\"<>]+")
-_LOOKED_AT: Final = LONGEST_VALUE + 1024
+# One that goes on to the next space: what is found within it is found once, whatever it is full of.
+_URL: Final = re.compile(r"(:(?://|\\/\\/))(\S+)")
+_QUERY: Final = re.compile(r"[?#]")
+_BEHIND: Final = "'\"<>()[]{},.;:"
+"""What may stand behind a URL and is no part of it."""
+_LOOKED_AT: Final = 1024
+"""Characters behind what is shown."""
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -84,11 +88,17 @@ def _head(event: MutableMapping[str, Any]) -> dict[str, object]:
 def _rest(event: Mapping[str, Any]) -> dict[str, object]:
     """The event's own values; one that has the name of a head's field gets a `_`, so that none is lost."""
     return {
-        (f"{key}_" if key in _OWN else key if type(key) is str and len(key) <= 64 else _cut(str(key), 64)): (
+        (f"{key}_" if key in _OWN else _key(key)): (
             value if type(value) is int or type(value) is bool or value is None else _clean(value, 0)
         )
         for key, value in event.items()
     }
+
+
+def _key(key: Any) -> str:
+    if type(key) is str and len(key) <= LONGEST_KEY and ":" not in key:
+        return key
+    return _cut(masked(str(key)), LONGEST_KEY)
 
 
 def _clean(value: Any, depth: int) -> object:
@@ -100,22 +110,30 @@ def _clean(value: Any, depth: int) -> object:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {_cut(str(key), 64): _clean(entry, depth + 1) for key, entry in list(value.items())[:_MOST_ENTRIES]}
+        return {_key(key): _clean(entry, depth + 1) for key, entry in list(value.items())[:_MOST_ENTRIES]}
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [_clean(entry, depth + 1) for entry in list(value)[:_MOST_ENTRIES]]
-    return _cut(_shown(value), LONGEST_VALUE)
+    return _told(_shown(value))
 
 
-def _told(text: str) -> str:
-    """A text as a value. Of a long one only as much is looked at as may be shown."""
-    if len(text) <= LONGEST_VALUE:
+def _told(text: str, most: int = LONGEST_VALUE) -> str:
+    """A text as a value. Of a long one only as much is looked at as may be shown, and a little more."""
+    if len(text) <= most:
         return masked(text)
-    return f"{masked(text[:_LOOKED_AT])[:LONGEST_VALUE]}... ({len(text)} characters)"
+    start = text[: most + _LOOKED_AT]
+    if len(start) < len(text) and (found := _URL.search(start, _last_word(start))):
+        start = f"{start[: found.end(1)]}***"  # who knows how it goes on
+    return f"{masked(start)[:most]}... ({len(text)} characters)"
+
+
+def _last_word(text: str) -> int:
+    """Where it begins."""
+    return max(text.rfind(space) for space in " \t\r\n") + 1
 
 
 def _shown(value: Any) -> str:
     try:
-        return masked(str(value) if isinstance(value, BaseException) else repr(value))
+        return str(value) if isinstance(value, BaseException) else repr(value)
     except Exception:  # noqa: BLE001 - a handler's object may do anything; the line matters more
         return f"<{type(value).__name__} that cannot be shown>"
 
@@ -125,13 +143,32 @@ def _cut(text: str, most: int) -> str:
 
 
 def _event(event: Any) -> str:
-    text = event if isinstance(event, str) else _shown(event)
-    return _cut(masked(text), LONGEST_EVENT)
+    return _told(event if isinstance(event, str) else _shown(event), LONGEST_EVENT)
 
 
 def masked(text: str) -> str:
-    """Passwords and queries of URLs: libraries put whole URLs into their messages."""
-    return _QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text)) if "://" in text else text
+    """Without logins, queries and fragments of URLs: libraries put whole URLs into their messages.
+
+    Of a login with a password the user is left. What might be a login counts as one.
+    """
+    return _URL.sub(_masked_url, text) if "://" in text or ":\\/\\/" in text else text
+
+
+def _masked_url(found: re.Match[str]) -> str:
+    url = found[2].rstrip(_BEHIND)
+    cut = _QUERY.search(url)
+    place, more = (url[: cut.start()], url[cut.start() :]) if cut else (url, "")
+    login, at, host = place.rpartition("@")
+    if at:
+        place = f"{_user(login)}***@{host}"
+    elif "@" in more:  # a login with such a sign in it, or an address in the query
+        place = f"{_user(place)}***" if ":" in place or "/" not in place else f"{place.partition('/')[0]}/***"
+    return f"{found[1]}{place}{more[:1]}{'***' if more[1:] else ''}{found[2][len(url) :]}"
+
+
+def _user(login: str) -> str:
+    user, colon, _ = login.partition(":")
+    return f"{user}:" if colon else ""
 
 
 def _trace(exc_info: Any) -> str:

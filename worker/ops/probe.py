@@ -1,4 +1,4 @@
-"""What `worker health` does: ask the admin listener whether the worker is ready, with next to no imports.
+"""Asking the admin listener: whether the worker is ready (`worker health`), and to pause. With next to no imports.
 
 Probes run every few seconds in a container that has better things to do: only sockets here, no asyncio, no pydantic.
 """
@@ -31,7 +31,7 @@ def probe(admin: str, path: str = "/ready", timeout: float = TIMEOUT) -> tuple[i
     if int(port) == 0:
         return 1, "WORKER_ADMIN has port 0: the worker picked one, and only its log tells which"
     try:
-        status, body = _get(_ANYWHERE.get(host, host), int(port), path, timeout)
+        status, body = _exchange(_ANYWHERE.get(host, host), int(port), f"GET {path}", "", timeout)
     except (OSError, ValueError) as error:
         return 1, f"{path} of {admin}: {_reason(error)}"
     return (0 if status == 200 else 1), f"{path} of {admin}: {status} {_one_line(body)}".rstrip()
@@ -52,11 +52,23 @@ def admin_address(environ: Mapping[str, str], config: str = "worker.toml") -> st
     return DEFAULT_ADMIN
 
 
-def _get(host: str, port: int, path: str, timeout: float) -> tuple[int, bytes]:
+def order(host: str, port: int, path: str, token: str | None, timeout: float = TIMEOUT * 2) -> tuple[int, bytes]:
+    """Post `path` to the listener at `host`: the status and the body of its answer.
+
+    OSError when nobody answers, ValueError when it is no listener.
+    """
+    headers = "Content-Length: 0\r\n"
+    if token is not None:
+        headers += f"Authorization: Bearer {token}\r\n"
+    return _exchange(_ANYWHERE.get(host, host), port, f"POST {path}", headers, timeout)
+
+
+def _exchange(host: str, port: int, request: str, headers: str, timeout: float) -> tuple[int, bytes]:
     deadline = time.monotonic() + timeout
     with socket.create_connection((host, port), timeout=timeout) as connection:
         name = f"[{host}]" if ":" in host else host
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
+        asked = f"{request} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n{headers}\r\n"
+        connection.sendall(asked.encode())
         answer = b""
         while len(answer) < _MOST:
             connection.settimeout(max(0.001, deadline - time.monotonic()))

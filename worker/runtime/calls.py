@@ -14,7 +14,7 @@ from worker.runtime.limiter import Limiter
 from worker.runtime.limits.key import Key
 from worker.runtime.limits.values import Busy
 from worker.runtime.statuses import asks_to_wait, named_wait
-from worker.runtime.transport import NotInTime, RequestError, RequestTimeout
+from worker.runtime.transport import CredentialUnavailable, NotInTime, RequestError, RequestTimeout
 
 _UNKNOWN_METHOD: Final = 501
 """Says that the server does not know the method, not that it fails."""
@@ -77,7 +77,7 @@ class WatchedCall:
         match error:
             case RequestTimeout() | NotInTime():
                 self._report(failed=True, too_much=True)
-            case RequestError():
+            case RequestError() if not isinstance(error, CredentialUnavailable):
                 self._report(failed=True)
             case asyncio.CancelledError() if self._is_late():
                 self._report(failed=True, too_much=True)

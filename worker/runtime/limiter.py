@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -17,9 +17,11 @@ from worker.runtime.clock import Clock
 from worker.runtime.health import Health
 from worker.runtime.limits.key import Key, Refusal, Trouble
 from worker.runtime.limits.line import Line, held_delay, park_delay
+from worker.runtime.limits.paused import PausedKeys
 from worker.runtime.limits.share import Member, Pool
 from worker.runtime.limits.table import Table
 from worker.runtime.limits.values import BREAKER, BUSY_KEY, NOBODY, RETRY_AFTER, Asker, Busy, Limit, Places
+from worker.runtime.pausing import PAUSED
 from worker.runtime.telemetry import Telemetry
 
 __all__ = ["KEY_PATIENCE", "Asker", "Busy", "Limit", "Limiter", "Places"]
@@ -31,6 +33,9 @@ SLOT_PATIENCE: Final = 0.25
 STEP_PATIENCE: Final = 2.0
 """How soon somebody above the share of his key must expect a place, in seconds. A step waits in its job's slot, where
 it keeps nobody from being seen."""
+
+LONGEST_FIRST: Final = 8.0
+"""Seconds that somebody above the share is parked for at most, or as long as he has waited by now."""
 
 REVIEW_EVERY: Final = 0.25
 LEAST_TIMER: Final = 0.001
@@ -50,7 +55,9 @@ class Limiter:
         self._clock = clock
         self._telemetry = telemetry
         self._chance = chance
-        self._table: Table[Waiter] = Table(places, lambda key: self.health.forgotten(key))
+        self.health = Health(clock, telemetry, chance, held_back=self._send_away, changed=self._pump)
+        self._table: Table[Waiter] = Table(places, self.health.forgotten)
+        self._paused = PausedKeys()
         self._slots: Pool[Waiter] = Pool(places.concurrency, SLOT_PATIENCE)
         self._steps: Pool[Waiter] = Pool(places.steps, STEP_PATIENCE)
         self._reviews: dict[Pool[Waiter], Timer] = {}
@@ -59,7 +66,6 @@ class Limiter:
         """Keys that somebody waits for, and how many wait in all."""
         self._waiting = 0
         self._numbers = 0
-        self.health = Health(clock, telemetry, chance, held_back=self._send_away, changed=self._pump)
 
     def job(self, keys: Iterable[str], own_limits: Mapping[str, int], asker: Asker = NOBODY) -> Admission:
         """A place for a job. `own_limits` are limits its type brings along, apart from all keys.
@@ -92,6 +98,16 @@ class Limiter:
         """What is known of a key."""
         return self._table.key(name)
 
+    def pause(self, names: Collection[str]) -> None:
+        """Hold back exactly these keys until told otherwise. Who waits for one of them is turned away."""
+        for name in self._paused.set(names, self._clock.monotonic()):
+            self._send_away(self._table.key(name))
+
+    @property
+    def most_waiters(self) -> int:
+        """How many deliveries may wait at once for anything but a slot; 1 at least."""
+        return max(1, self._places.waiters)
+
     def in_use(self) -> dict[str, int]:
         """What is held at present: nothing when nothing runs or waits."""
         return {
@@ -104,7 +120,8 @@ class Limiter:
     def troubles(self) -> list[Trouble]:
         """The keys that are held back at present, at most 100 of them."""
         now = self._clock.monotonic()
-        return [found for key in self._table if (found := key.trouble(now)) is not None][:MOST_TROUBLES]
+        found = (found for key in self._table if (found := key.trouble(now)) is not None)
+        return [*self._paused.troubles(), *found][:MOST_TROUBLES]
 
     # Admission.
 
@@ -162,8 +179,11 @@ class Limiter:
 
     def check(self, key: Key[Waiter], asker: Asker, now: float) -> None:
         """Raise Busy if the key is held back."""
-        if (refusal := key.refusal(now)) is not None:
+        if (refusal := self._refusal(key, now)) is not None:
             raise self._busy(key, refusal, asker, now)
+
+    def _refusal(self, key: Key[Waiter], now: float) -> Refusal | None:
+        return (self._paused and self._paused.refusal(key)) or key.refusal(now)
 
     def _check_wait(self, key: Key[Waiter], asker: Asker, now: float) -> Waiter | None:
         """Raise Busy if it may not wait for the key. Returns the one who has to go for it, if the room is full."""
@@ -306,16 +326,18 @@ class Limiter:
         return share.slots if pool is self._slots else share.steps
 
     def _crowding(self, pool: Pool[Waiter], share: Key[Waiter], asker: Asker, now: float) -> Busy:
+        """For somebody above the share of his key. What it gives back when it is well again cannot be told from now."""
         ahead = self._parked_before(share, asker, now)
-        return self._parked(share, BUSY_KEY, pool.free_in(self._member(pool, share), now, ahead), asker, now)
+        expected = pool.free_in(self._member(pool, share), now, ahead)
+        return self._parked(share, BUSY_KEY, min(expected, max(LONGEST_FIRST, self._age(asker))), asker, now)
 
     def _busy(self, key: Key[Waiter], refusal: Refusal, asker: Asker, now: float) -> Busy:
         """The word for being turned away, with the time until its turn."""
-        if refusal.reason not in (BREAKER, RETRY_AFTER):
+        if refusal.reason not in (BREAKER, RETRY_AFTER, PAUSED):
             ahead = self._ahead(key, asker) + self._parked_before(key, asker, now)
             return self._parked(key, refusal.reason, key.free_in(now, ahead).seconds, asker, now)
-        age, since = self._age(asker), key.in_trouble_for(now)
-        delay = held_delay(refusal.seconds, since=since, age=age, chance=self._chance())
+        since = self._paused.paused_for(key, now) or key.in_trouble_for(now)
+        delay = held_delay(refusal.seconds, since=since, age=self._age(asker), chance=self._chance())
         return Busy(key.name.key, refusal.reason, delay)
 
     def _parked_before(self, key: Key[Waiter], asker: Asker, now: float) -> int:
@@ -333,7 +355,7 @@ class Limiter:
     def _send_away(self, key: Key[Waiter]) -> None:
         """Nobody waits for a key that is held back."""
         now = self._clock.monotonic()
-        if (refusal := key.refusal(now)) is None:
+        if (refusal := self._refusal(key, now)) is None:
             return
         for waiter in list(key.waiting):
             self._refuse(waiter, refusal)

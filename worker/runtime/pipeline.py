@@ -14,7 +14,7 @@ import structlog
 from worker.core.broker import Broker, EpochLost
 from worker.core.job import Job, Malformed, decode
 from worker.core.message import Delivery, Epoch
-from worker.core.outcome import Rejected, Snoozed
+from worker.core.outcome import Rejected, Snoozed, Succeeded
 from worker.core.policy import on_arrival
 from worker.runtime.announcements import Announcements
 from worker.runtime.attempt import NOT_VALIDATED, Attempt
@@ -23,6 +23,7 @@ from worker.runtime.conclusions import Conclusions
 from worker.runtime.ends import outcome_of, trouble_of
 from worker.runtime.executor import Executor
 from worker.runtime.inflight import InFlight, Phase, Record
+from worker.runtime.intake import Arrivals, Unwatched
 from worker.runtime.limiter import Asker, Busy, Limiter
 from worker.runtime.registry import Registration, Registry
 from worker.runtime.rules import Rules, TypeRules
@@ -51,6 +52,7 @@ class Pipeline:
         rules: Rules,
         telemetry: Telemetry,
         clock: Clock,
+        arrivals: Arrivals | None = None,
         chance: Callable[[], float] = random.random,
         fresh_id: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
@@ -60,6 +62,7 @@ class Pipeline:
         self._rules = rules
         self._telemetry = telemetry
         self._clock = clock
+        self._arrivals = arrivals or Unwatched()
         self._chance = chance
         self._fresh_id = fresh_id
         self._conclusions = Conclusions(
@@ -71,6 +74,7 @@ class Pipeline:
             chance,
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._resting = 0
         self._stopping = False
         self._closing = False
         self._giving_back = asyncio.Event()
@@ -221,7 +225,13 @@ class Pipeline:
         if self._stopping:
             return await self._given_back(record)
         count = record.delivery.delivery_count
-        arrival = on_arrival(job, now=self._clock.now(), delivery_count=count, suspect_lane=self._rules.suspect_lane)
+        arrival = on_arrival(
+            job,
+            now=self._clock.now(),
+            delivery_count=count,
+            suspect_lane=self._rules.suspect_lane,
+            may_rest=self._resting < self._limiter.most_waiters,
+        )
         if not self._rules.suspect_lane and count:  # the lane counts anew: there is nobody else to blame
             job = record.job = replace(job, crashes=job.crashes + count)
         registration = self._registry.find(job.type)
@@ -234,7 +244,7 @@ class Pipeline:
     async def _attempt(self, record: Record, job: Job, registration: Registration, rules: TypeRules) -> Attempt:
         """Admit and run; every end is named, the worker's own faults included."""
         if job.not_before is not None and (rest := job.not_before - self._clock.now()) > 0:
-            await self._clock.sleep(rest)
+            await self._rest(rest)
         try:
             payload, keys = self._validated(job, registration)
         except BaseException as error:  # noqa: BLE001 - a validator or a key function may raise anything
@@ -246,7 +256,16 @@ class Pipeline:
                 admission.ended(well=attempt.ended.well)
                 return attempt
         except Busy as busy:
+            self._arrivals.turned_away(job, busy)
             return Attempt.without_run(job, Snoozed(busy.delay, busy.reason))
+
+    async def _rest(self, seconds: float) -> None:
+        """What is left of a wait. Few may do so at a time: they keep others from being delivered."""
+        self._resting += 1
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._resting -= 1
 
     def _validated(self, job: Job, registration: Registration) -> tuple[Any, tuple[str, ...]]:
         """The payload as the handler takes it, and the keys of the job."""
@@ -267,10 +286,14 @@ class Pipeline:
         with structlog.contextvars.bound_contextvars(id=job.id, type=job.type, attempt=job.attempt):
             record.run = self._executor.start(job, registration, payload, timeout)
             record.phase, record.since = Phase.RUNNING, started
+            self._arrivals.started()
+            well = False
             try:
                 ended = await record.run.ended()
+                well = isinstance(ended.outcome, Succeeded)
             finally:
                 record.run = None
+                self._arrivals.ended(well=well)
         return Attempt(
             job,
             ended,

@@ -50,7 +50,8 @@ class Settlements:
 
     def of_malformed(self, message: Message, malformed: Malformed) -> Settlement:
         """The dead letter of a message that is no job."""
-        return Settlement((malformed_copy(message, malformed, copy_id=self.fresh_id(), rules=self.rules),), "ack")
+        copy = malformed_copy(message, malformed, copy_id=self.fresh_id(), rules=self.rules, died_at=self.now())
+        return Settlement((copy,), "ack")
 
     def of(self, disposition: Disposition, attempt: Attempt, attempts: int) -> tuple[Disposition, Settlement]:
         """What carries out `disposition`, and the disposition it has become.
@@ -97,7 +98,7 @@ class Settlements:
             case Isolate():
                 return suspect_copy(job, copy_id=copy_id, rules=self.rules)
             case DeadLetter():
-                return dead_copy(job, disposition, copy_id=copy_id, rules=self.rules)
+                return dead_copy(job, disposition, copy_id=copy_id, rules=self.rules, died_at=self.now())
             case Park():
                 due = self.now() + disposition.delay
                 return wait_copy(job, disposition, copy_id=copy_id, due=due, rules=self.rules)

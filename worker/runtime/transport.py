@@ -29,6 +29,10 @@ class NotInTime(NotSent):
     """No connection before the deadline."""
 
 
+class CredentialUnavailable(NotSent):
+    """No token or certificate to send it with. Says nothing about the target, which nobody has asked."""
+
+
 class MaybeSent(RequestError):
     """Sent in part or whole, and no whole answer came: the target may have executed it."""
 

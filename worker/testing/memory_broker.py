@@ -34,6 +34,7 @@ class _Consumer:
         self.epoch = epoch
         self.unacked: dict[int, _Stored] = {}
         self.taking = True
+        self.has_begun = False
 
 
 class MemoryBroker:
@@ -54,6 +55,7 @@ class MemoryBroker:
         self._consumers: dict[Epoch, _Consumer] = {}
         self._tags = itertools.count(1)
         self._epochs = itertools.count(1)
+        self._is_paused = False
 
     # What the worker calls.
 
@@ -66,6 +68,17 @@ class MemoryBroker:
         """Deliver nothing more; what has been delivered can still be settled."""
         for consumer in self._consumers.values():
             consumer.taking = False
+
+    async def pause(self) -> None:
+        await asyncio.sleep(0)
+        self._is_paused = True
+
+    async def resume(self) -> None:
+        await asyncio.sleep(0)
+        self._is_paused = False
+        for consumer in self._consumers.values():
+            self._announce(consumer)
+        self._feed()
 
     async def close(self) -> None:
         """End the session; what is not settled goes back."""
@@ -139,15 +152,22 @@ class MemoryBroker:
             for _, stored in sorted(consumer.unacked.items(), reverse=True):
                 self._put_back(stored)
         for consumer in consumers:
-            consumer.lane.receiver.on_lost(consumer.epoch)
+            if consumer.has_begun:
+                consumer.lane.receiver.on_lost(consumer.epoch)
 
     def reconnect(self) -> None:
         """A new session consumes."""
         for lane in self._lanes:
             epoch = Epoch(next(self._epochs))
             self._consumers[epoch] = _Consumer(lane, epoch)
-            lane.receiver.on_epoch(epoch)
+            if not self._is_paused:
+                self._announce(self._consumers[epoch])
         self._feed()
+
+    def _announce(self, consumer: _Consumer) -> None:
+        if not consumer.has_begun:
+            consumer.has_begun = True
+            consumer.lane.receiver.on_epoch(consumer.epoch)
 
     def _arrive(self, queue: str, message: Message) -> None:
         stored = _Stored(message, queue)
@@ -175,6 +195,8 @@ class MemoryBroker:
         return stored
 
     def _feed(self) -> None:
+        if self._is_paused:
+            return
         for consumer in list(self._consumers.values()):
             ready = self._queues[consumer.lane.queue]
             while consumer.taking and ready and len(consumer.unacked) < consumer.lane.prefetch:

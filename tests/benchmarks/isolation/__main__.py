@@ -1,12 +1,14 @@
 """Does a bad host hurt a good one? A worker with jobs for A and ten times as many for B, when B turns bad.
 
     python -m tests.benchmarks.isolation [--seconds 20] [--rounds 1] [--rate 10] [--factor 10] [--peers [only]]
-        [--modes ok,hang,...] [--worker CHECKOUT] [--capacity] [--outage 60]
+        [--modes ok,hang,...] [--worker CHECKOUT] [--rabbitmq-4] [--capacity 3] [--outage 60]
 
 Each run has a queue, a target and a worker of its own on one private RabbitMQ; the jobs come on an exact schedule,
 however the worker does. B is healthy at first and turns bad after three seconds, where the measured time begins. Each
 run with B comes right after one with A alone. A's rate is what ended in that time for what was due in it; latencies are
-from when a job was due until A answered. CPU is in cores: the worker, the broker, and both of them without B.
+from when a job was due until A answered. CPU is in cores: the worker, the broker, and both of them without B. `held`
+are the worker's deliveries on average, by what they do, and the most there were: at its prefetch nobody else gets in.
+The load is to be chosen below what can be parked here (--capacity).
 
 --peers      the same with FastStream and Celery, from virtual environments that pip makes below .tools/peers;
              `--peers only` leaves our own worker out

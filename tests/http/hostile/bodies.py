@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 
 from tests.http.hostile.behaviour import OK, Behaviour, drips, floods, says
@@ -16,6 +17,7 @@ del ZEROS
 EMPTY_MEMBER = gzip.compress(b"")
 NAMED_MEMBER = b"\x1f\x8b\x08\x08" + bytes(6)  # what follows is a file name, up to a NUL
 PACKED = OK + b"Content-Encoding: gzip\r\n\r\n"
+LONG = gzip.compress(random.Random(1).randbytes(900_000))
 EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"  # stored, of no bytes
 
 
@@ -91,6 +93,13 @@ BODIES = (
     ),
     Behaviour("no length, up to the close", says(OK + b"\r\nok"), "200"),
     Behaviour("no length, up to a reset", says(OK + b"\r\nhalf", then="reset"), "BadAnswer"),
+    Behaviour("TLS, long and packed, up to the close", says(PACKED + LONG), "200", tls="good", secure=True),
+    Behaviour(
+        "TLS, long and packed, cut behind it", says(PACKED + LONG, then="cut"), "BadAnswer", tls="good", secure=True
+    ),
+    Behaviour(
+        "TLS, long and packed, with a length", says(packed(b"gzip", LONG)), "200", tls="good", secure=True, costly=True
+    ),
     Behaviour("no length, then silence", says(OK + b"\r\nhalf", then="hang"), "RequestTimeout"),
     Behaviour("unknown transfer encoding", says(OK + b"Transfer-Encoding: gzip\r\n\r\nok"), "BadAnswer|200"),
     Behaviour("gzip cut short", says(packed(b"gzip", gzip.compress(b"x" * 999)[:-9])), "BadAnswer"),

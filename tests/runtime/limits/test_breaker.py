@@ -74,7 +74,7 @@ def test_one_probe_at_a_time_and_its_success_closes_it() -> None:
     change = breaker.take_probe(1005.0)
     assert change is not None
     assert change.state is State.HALF_OPEN
-    assert breaker.rest(1005.5) > 0
+    assert 0 < breaker.rest(1005.5) <= 5  # nobody is sent far away while it may tell at any moment
     change = breaker.succeeded(1005.0, 1006.0)
     assert change is not None
     assert (change.state, change.seconds) == (State.CLOSED, 6.0)

@@ -142,13 +142,14 @@ async def test_finished_steps_are_kept_when_a_step_meets_an_open_breaker() -> No
         assert the.broker.dead == []
 
 
-async def test_quick_tries_end_when_the_breaker_opens() -> None:
+@pytest.mark.parametrize("key", ["down.example", None])
+async def test_quick_tries_end_when_the_breaker_opens(key: str | None) -> None:
     registry = Registry()
 
     async def ask(context: Context) -> None:
         (await context.request("GET", URL)).raise_for_status()
 
-    @registry.handler("job", backoff=(100, 100))
+    @registry.handler("job", backoff=(100, 100), key=lambda payload: key)
     async def job(payload: int, context: Context) -> None:
         await context.step("ask", ask, context, retry=100)
 
@@ -215,6 +216,23 @@ async def test_a_key_that_is_no_host_counts_what_ran_under_it_without_requests()
         await the.until_quiet()
         assert the.changes[-1] == ("crm", "closed")
         assert len(the.broker.dead) == 40  # the buggy ones
+
+
+async def test_a_step_under_a_key_counts_for_it() -> None:
+    registry = Registry()
+
+    async def query() -> None:
+        raise ConnectionResetError
+
+    @registry.handler("job", backoff=(1, 2))
+    async def job(payload: int, context: Context) -> None:
+        await context.step("query", query, key="database", retry=1)
+
+    async with Told(registry, concurrency=5) as the:
+        fill(the, 40)
+        await the.clock.advance(10)
+        assert {key for key, _ in the.changes} == {"database"}
+        assert the.parked()["breaker"] >= 15
 
 
 async def test_a_tenant_does_not_pay_for_a_host_that_is_down() -> None:

@@ -83,8 +83,8 @@ def test_equally_slow_keys_wait_for_each_other_and_are_not_turned_away() -> None
             pool.take(member, 100.0)
     for member in slow:
         pool.wait(member, "waits")
-    assert pool.turned_away(200.0) == []
-    assert all(pool.may_wait(member, 200.0) for member in slow)
+    assert pool.turned_away(105.0) == []
+    assert all(pool.may_wait(member, 105.0) for member in slow)
 
 
 # With jobs.

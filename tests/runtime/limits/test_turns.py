@@ -45,12 +45,15 @@ async def test_nobody_starves_on_a_slow_key(seconds: float, jobs: int, most_park
     await the.until(3 * jobs * seconds, step=seconds)
     assert len(the.started) == len(the.tasks)
     turns = fair_turns(the.arrived, seconds)
-    worst = max((the.started[name] - the.arrived[name]) / max(turn, 10 * seconds) for name, turn in turns.items())
+    waits = {name: the.started[name] - the.arrived[name] for name in turns}
+    # As long as no place was given back nobody can say how long it takes: some of the first come back too late.
+    assert all(waits[name] <= 2 * turn + 5 * seconds for name, turn in turns.items())
+    worst = max(waits[name] / turn for name, turn in turns.items() if turn >= 20 * seconds)
     took = max(the.started.values()) / (len(the.tasks) * seconds)
     parks = sum(the.parks.values()) / len(the.tasks)
     figures = f"worst wait {worst:.2f} of its turn, {took:.2f} of the least time, {parks:.1f} parks a job"
     print(f"{len(the.tasks)} jobs of {seconds:g} s: {figures}, {max(the.parks.values())} at most")  # noqa: T201 - for -s
-    assert worst <= 2
+    assert worst <= 1.5
     assert took <= 1.25
     assert max(the.parks.values()) <= 2 * most_parks
     assert parks <= most_parks

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 
-from worker import MaybeSent, NotSent, Reject, Request, Response
+from worker import CredentialUnavailable, MaybeSent, Reject, Request, Response
 from worker.http.credentials.kinds import (
     AUTHORIZATION,
     NOTHING,
@@ -85,7 +85,8 @@ class Credentials:
         """The answer of `hop`, called with what belongs to `url`: nothing where a redirect has left the origins.
 
         Called a second time when the target refuses a token (401) that had been there for a while: such a request was
-        not executed. NotSent when a token or certificate cannot be had; MaybeSent if an earlier hop was answered.
+        not executed. CredentialUnavailable when a token or certificate cannot be had; MaybeSent if an earlier hop was
+        answered.
         """
         if request.auth is None and request.sign is None:
             return await hop(NOTHING)
@@ -93,10 +94,15 @@ class Credentials:
         response = await hop(extras)
         if response.status != 401 or token is None:
             return response
-        self._tokens[str(request.auth)].forget(token)
+        tokens = self._tokens[str(request.auth)]
+        if not tokens.may_be_mended(token, url.origin):
+            return response
         trail.refused()
         extras, _ = await self._extras(request, url, trail)
-        return await hop(extras)
+        response = await hop(extras)
+        if response.status == 401:
+            tokens.not_mended(url.origin)
+        return response
 
     def close(self) -> None:
         """Stop fetching tokens."""
@@ -121,16 +127,17 @@ class Credentials:
         return None
 
     async def _extras(self, request: Request, url: Url, trail: Trail) -> tuple[Extras, Token | None]:
-        """What belongs to this hop, and the token in it if that had been there before."""
+        """What belongs to this hop, and the token in it."""
         auth, sign = self._covering(request.auth, url), self._covering(request.sign, url)
         headers: dict[str, str] = {}
         token: Token | None = None
         try:
             contexts = [self._contexts[one.name]() for one in (auth, sign) if one is not None and one.tls is not None]
             if auth is not None:
-                told, token = await self._authorization(auth)
+                with trail.waits_for_token():
+                    told, token = await self._authorization(auth)
                 headers |= told
-        except NotSent as error:
+        except CredentialUnavailable as error:
             if trail.may_be_sent:
                 raise MaybeSent(str(error)) from None
             raise
@@ -152,8 +159,8 @@ class Credentials:
             case ApiHeader(name=name, value=value):
                 return {name: value()}, None
             case ClientCredentials():
-                found, is_old = await self._tokens[credential.name].token()
-                return {AUTHORIZATION: f"Bearer {found.text}"}, found if is_old else None
+                found = await self._tokens[credential.name].token()
+                return {AUTHORIZATION: f"Bearer {found.text}"}, found
             case _:
                 return {}, None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from worker import NotSent
+from worker import CredentialUnavailable
 from worker.http.connector import trusted_context
 from worker.http.credentials.kinds import Notice, TlsFiles
 
@@ -32,7 +32,7 @@ class RenewedContext:
         self._is_good = True
 
     def __call__(self) -> ssl.SSLContext:
-        """NotSent when the files make no context; once they did, the last good one stays in force."""
+        """CredentialUnavailable when the files make no context; once they did, the last good one stays in force."""
         if self._clock() - self._looked >= LOOK_EVERY:
             self._looked = self._clock()
             marks = tuple(_mark(path) for path in (self._files.cert, self._files.key, self._files.ca))
@@ -40,7 +40,7 @@ class RenewedContext:
                 self._marks = marks
                 self._make()
         if self._context is None:
-            raise NotSent(f"credential {self._name!r}: its certificate or key cannot be used")
+            raise CredentialUnavailable(f"credential {self._name!r}: its certificate or key cannot be used")
         return self._context
 
     def _make(self) -> None:
@@ -62,11 +62,18 @@ class RenewedContext:
 
 def context_of(files: TlsFiles) -> ssl.SSLContext:
     """A context that shows the certificate and believes the authorities; an OSError when they cannot be used."""
+    if files.cert is not None:
+        # First alone: what is bad is looked at every second, and the system's authorities take the loop tens of ms.
+        _show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
     context = trusted_context(files.ca)
     if files.cert is not None:
-        # Without a password of our own OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(files.cert, files.key, password="")
+        _show(context, files)
     return context
+
+
+def _show(context: ssl.SSLContext, files: TlsFiles) -> None:
+    # Without a password of our own OpenSSL would ask for one at the terminal.
+    context.load_cert_chain(str(files.cert), files.key, password="")
 
 
 def _mark(path: str | None) -> tuple[int, int, int] | None:

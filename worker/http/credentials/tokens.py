@@ -7,12 +7,12 @@ import base64
 import contextvars
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
-from worker import NotSent, Reject, Request, RequestError, Response, read_json
+from worker import CredentialUnavailable, Reject, Request, RequestError, Response, read_json
 from worker.http.credentials.kinds import AUTHORIZATION, ClientCredentials, Extras, Notice
 
 LARGEST_ANSWER: Final = 64 << 10
@@ -30,6 +30,12 @@ LONGEST_CALL: Final = 30.0
 PAUSE: Final = 1.0
 """Seconds after a failure in which the endpoint is left alone: what is tried meanwhile fails as that did."""
 
+YOUNG: Final = 5.0
+"""Seconds in which a token that its target refuses is kept: one that was just fetched will not get better."""
+
+STUBBORN: Final = 60.0
+"""Seconds in which a target that refused a new token, too, gets none on account of its refusals."""
+
 _VISIBLE: Final = re.compile(r"[!-~]{1,16384}")
 
 Fetch = Callable[[Request, Extras], Awaitable[Response]]
@@ -38,9 +44,10 @@ Fetch = Callable[[Request, Extras], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token, and the moment (of the monotonic clock) until which it is used."""
+    """An access token, and the moments (of the monotonic clock) since when it is there and until which it is used."""
 
     text: str = field(repr=False)
+    since: float
     until: float
 
 
@@ -73,22 +80,35 @@ class Tokens:
         self._token: Token | None = None
         self._failure: _Failure | None = None
         self._fetching: asyncio.Task[Token | _Failure] | None = None
+        self._stubborn: dict[Hashable, float] = {}
         self._is_available = True
         self._is_closed = False
 
-    async def token(self) -> tuple[Token, bool]:
-        """A token, and whether it was there already. NotSent when none can be had."""
+    async def token(self) -> Token:
+        """A token; CredentialUnavailable when none can be had."""
         if self._token is not None and self._clock() < self._token.until:
-            return self._token, True
+            return self._token
         found = self._recent_failure() or await self._fetched()
         if isinstance(found, _Failure):
-            raise NotSent(f"credential {self._name!r}: no token, {found.reason}")
-        return found, False
+            raise CredentialUnavailable(f"credential {self._name!r}: no token, {found.reason}")
+        return found
 
-    def forget(self, token: Token) -> None:
-        """The target has refused this token; a newer one stays."""
-        if self._token is token:
-            self._token = None
+    def may_be_mended(self, token: Token, target: Hashable) -> bool:
+        """Whether a newer token may please the target that has refused this one; if so, this one is forgotten.
+
+        A target that refuses whatever it gets costs one call of the endpoint in a while, not one for each request.
+        """
+        if self._token is not token:
+            return True
+        now = self._clock()
+        if now - token.since < YOUNG or now < self._stubborn.get(target, -math.inf):
+            return False
+        self._token = None
+        return True
+
+    def not_mended(self, target: Hashable) -> None:
+        """It has refused the newer one, too. Targets are the origins of the credential, so there are few of them."""
+        self._stubborn[target] = self._clock() + STUBBORN
 
     def close(self) -> None:
         """Stop fetching, for ever."""
@@ -104,7 +124,7 @@ class Tokens:
 
     async def _fetched(self) -> Token | _Failure:
         if self._is_closed:
-            raise NotSent("the engine is closed")
+            raise CredentialUnavailable("the engine is closed")
         if self._fetching is None:
             # Of no job: it goes on when the one that was first gives up, and belongs to none in the log.
             self._fetching = asyncio.get_running_loop().create_task(
@@ -115,7 +135,7 @@ class Tokens:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled() and not _is_stopped():
-                raise NotSent("the engine is closed") from None
+                raise CredentialUnavailable("the engine is closed") from None
             raise
 
     async def _call(self) -> Token | _Failure:
@@ -167,14 +187,15 @@ def _token_of(answer: Response, now: float) -> Token:
     try:
         found = read_json(answer.body)
     except ValueError:
-        raise ValueError("the token endpoint answers no JSON") from None
+        raise ValueError("the token endpoint answers no JSON that is taken") from None
     text = found.get("access_token") if isinstance(found, dict) else None
     if not isinstance(text, str) or not _VISIBLE.fullmatch(text):
         raise ValueError("the token endpoint answers without an access_token")
-    if str(found.get("token_type", "bearer")).lower() != "bearer":
+    kind = found.get("token_type")
+    if kind is not None and str(kind).lower() != "bearer":
         raise ValueError("the token endpoint answers a token that is no bearer token")
     life = _life(found.get("expires_in"))
-    return Token(text, now + life - min(LONGEST_MARGIN, life / 5))
+    return Token(text, now, now + life - min(LONGEST_MARGIN, life / 5))
 
 
 def _life(said: Any) -> float:

@@ -17,7 +17,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST: Final = re.compile(
     r"(?=.{1,253}\Z)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
 )
+_AUTHORITY: Final = re.compile(r"(\[[^\[\]@]+\]|[^:\[\]@]+)(?::[0-9]{1,5})?")
 _HOST_PORT: Final = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]+):([0-9]{1,5})")
+_NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_LONGEST_WORD: Final = 255
+"""Bytes of a user or a vhost, as AMQP carries them."""
 _AMQP_PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _WEB_PORTS: Final = {"http": 80, "https": 443}
 _QUERY_VALUE: Final = re.compile(r"(?<=[=#])[^&#]{4,}|(?<=[?&])[^=&#]{4,}(?![^&#])")
@@ -144,7 +148,25 @@ def _amqp_trouble(text: str) -> str | None:
         return form
     if "@" in parts.path or parts.netloc.count("@") > 1 or _BAD_ESCAPE.search(text):
         return form
+    return _unspeakable(parts)
+
+
+def _unspeakable(parts: SplitResult) -> str | None:
+    """What has the right form, and cannot be said to a broker or to a resolver."""
+    for name, value in (("user", parts.username or ""), ("vhost", parts.path[1:])):
+        if len(unquote(value).encode()) > _LONGEST_WORD:
+            return f"its {name} is longer than {_LONGEST_WORD} bytes"
+    if not all(_is_decodable(label) for label in (parts.hostname or "").split(".")):
+        return "its host is no name: a part that begins with xn-- must be the code of one"
     return None
+
+
+def _is_decodable(label: str) -> bool:
+    try:
+        decoded = label.removeprefix("xn--").encode().decode("punycode")
+    except UnicodeError:
+        decoded = ""
+    return not label.startswith("xn--") or (decoded.isprintable() and not decoded.isascii())
 
 
 def amqp_urls() -> Kind[tuple[AmqpUrl, ...]]:
@@ -166,8 +188,9 @@ def parse_http_proxy(text: str) -> HttpProxy:
     if not port or not _is_proxy(text, parts):
         form = "write http://host:port or http://user:password@host:port, special characters as %XX"
         raise ValueError(f"{_shown(text)} is not a proxy: {form}")
+    host = _web_host(parts.hostname or "", _shown(text))
     user = None if parts.username is None else unquote(parts.username)
-    return HttpProxy((parts.hostname or "").removesuffix("."), port, user, Secret(unquote(parts.password or "")))
+    return HttpProxy(host, port, user, Secret(unquote(parts.password or "")))
 
 
 def _is_proxy(text: str, parts: SplitResult) -> bool:
@@ -175,8 +198,10 @@ def _is_proxy(text: str, parts: SplitResult) -> bool:
         return False
     if parts.query or parts.fragment or parts.netloc.count("@") > 1 or _BAD_ESCAPE.search(text) or " " in text:
         return False
-    login = unquote(parts.netloc.rpartition("@")[0])
-    return _is_host(parts.hostname or "") and ":" not in unquote(parts.username or "") and login.isprintable()
+    login, _, authority = parts.netloc.rpartition("@")
+    if not _is_authority(authority) or not unquote(login).isprintable():
+        return False
+    return _is_host(parts.hostname or "") and ":" not in unquote(parts.username or "")
 
 
 def http_proxy() -> Kind[HttpProxy]:
@@ -209,7 +234,7 @@ def http_allow() -> Kind[HttpAllow]:
 
 
 def parse_origin(text: str) -> str:
-    """`https://host[:port]` in lower case, the usual port left out."""
+    """`https://host[:port]` in lower case, the usual port left out. A ValueError for what no request can go to."""
     trouble = f"{shortened(mask_url(text))} is not an origin: write https://host or https://host:port, without a path"
     try:
         parts = urlsplit(text)
@@ -218,9 +243,10 @@ def parse_origin(text: str) -> str:
         raise ValueError(trouble) from None
     if parts.scheme not in _WEB_PORTS or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(trouble)
-    if "@" in parts.netloc or port == 0 or not _is_host(host):
+    if not _is_authority(parts.netloc) or port == 0 or not _is_host(host):
         raise ValueError(trouble)
-    shown = f"[{host}]" if ":" in host else host.removesuffix(".")
+    host = _web_host(host, shortened(mask_url(text)))
+    shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" + ("" if port in (None, _WEB_PORTS[parts.scheme]) else f":{port}")
 
 
@@ -250,6 +276,28 @@ def _allowed_host(entry: str) -> str:
     if not _is_host(entry) or entry.rstrip(".").rpartition(".")[2].isdigit():
         raise ValueError(f"{shortened(mask_url(entry))} is not a host name: without scheme, port, path and wildcard")
     return entry.lower().rstrip(".")
+
+
+def _is_authority(text: str) -> bool:
+    """Whether it is host[:port] as every parser reads it: brackets around IPv6 addresses and nothing else."""
+    found = _AUTHORITY.fullmatch(text)
+    return found is not None and ("[" in text) == (":" in found[1])
+
+
+def _web_host(host: str, written: str) -> str:
+    """The host as HTTP requests will read it; a ValueError for one that looks like an address and is none.
+
+    `written` is what messages show of the whole. Other spellings of addresses are refused: who reads `127.1` or
+    `0x7f000001` in a configuration should not have to know what it means.
+    """
+    address = _address(host)
+    if address is None:
+        if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+            raise ValueError(f"{written}: its host ends in a number and is no address; write four numbers up to 255")
+        return host.removesuffix(".")
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"{written}: an address with a zone cannot be used; write one that holds without it")
+    return str(address)
 
 
 def _is_host(host: str) -> bool:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,16 +21,17 @@ from worker.ops.settings.sources import FILE_SUFFIX
 KEY_BYTES: Final = range(24, 65)
 MOST_KEYS: Final = 2
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # as in a job: worker/http/jobs/fields.py
 _KEY: Final = re.compile(r"whsec_([A-Za-z0-9+/]+)={0,2}")
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _USER: Final = re.compile(r"[^:\x00-\x1f\x7f-\x9f]{1,255}")
 _PASSWORD: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
-# What the worker makes itself, from the request or for its job.
+# What the worker makes itself, from the request or for its job; httpx brings an Accept and a User-Agent of its own.
 _OWN_HEADERS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
-    | {"content-type", "accept-encoding", "idempotency-key", "traceparent", "tracestate"}
+    | {"content-type", "accept", "accept-encoding", "user-agent", "idempotency-key", "traceparent", "tracestate"}
     | {"webhook-id", "webhook-timestamp", "webhook-signature"}
 )
 
@@ -53,6 +55,12 @@ def signing_keys(text: str) -> tuple[bytes, ...]:
     if not 1 <= len(found) <= MOST_KEYS:
         raise ValueError(f"{len(found)} keys: one is needed, or two while a receiver goes over to the second")
     return tuple(_key(part) for part in found)
+
+
+def check_name(name: str) -> None:
+    """A ValueError for a name that no job can say."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("a job could not name it: 1 to 100 letters without accents, digits, _ . and - are needed")
 
 
 def credential_of(cells: Mapping[str, Any], files: Mapping[str, Path]) -> Credential:
@@ -84,8 +92,8 @@ def _all_of(kind: str) -> tuple[str, ...]:
     return _KINDS[kind] + _OPTIONAL.get(kind, ())
 
 
-def _spelt(cell: str) -> str:
-    return cell + FILE_SUFFIX if cell in SECRETS else cell
+def _spelt(name: str) -> str:
+    return name + FILE_SUFFIX if name in SECRETS else name
 
 
 def _check_tls(credential: Credential) -> None:
@@ -156,7 +164,10 @@ def _name_in(text: str) -> str:
 
 
 def _token_url(text: str) -> str:
-    trouble = "not a URL of a token endpoint: write https://host/path, without user name, password and fragment"
+    trouble = (
+        "not a URL of a token endpoint: write https://host/path, the host as a name or a whole address, without user"
+        " name, password and fragment"
+    )
     try:
         parts = urlsplit(text)
         parse_origin(f"{parts.scheme}://{parts.netloc}")
@@ -177,21 +188,28 @@ SECRETS: Final[Mapping[str, Kind[Secret]]] = {
 """The cells that hold secrets, by name."""
 
 
-def _column(name: str, kind: Kind[Any]) -> Setting:
+def _origins() -> Kind[tuple[str, ...]]:
+    """Each once, however it is spelt."""
+    listed = kinds.many(Kind(parse_origin, str), empty=False)
+    return replace(listed, parse=lambda text: tuple(dict.fromkeys(listed.parse(text))))
+
+
+def cell(name: str, kind: Kind[Any]) -> Setting:
+    """A cell that a table may have."""
     return Setting(name, kind, "none", "")
 
 
 CREDENTIAL: Final = (
-    *(_column(name, kind) for name, kind in SECRETS.items()),
-    _column("user", Kind(_user, str)),
-    _column("header", Kind(_header_name, str)),
-    _column("token_url", Kind(_token_url, str)),
-    _column("client_id", kinds.text("a client id", 255)),
-    _column("scope", kinds.text("a scope", 1024)),
-    _column("audience", kinds.text("an audience", 1024)),
-    _column("cert_file", kinds.file()),
-    _column("key_file", kinds.file()),
-    _column("ca_file", kinds.file()),
-    _column("origins", kinds.many(Kind(parse_origin, str), empty=False)),
+    *(cell(name, kind) for name, kind in SECRETS.items()),
+    cell("user", Kind(_user, str)),
+    cell("header", Kind(_header_name, str)),
+    cell("token_url", Kind(_token_url, str)),
+    cell("client_id", kinds.text("a client id", 255)),
+    cell("scope", kinds.text("a scope", 1024)),
+    cell("audience", kinds.text("an audience", 1024)),
+    cell("cert_file", kinds.file()),
+    cell("key_file", kinds.file()),
+    cell("ca_file", kinds.file()),
+    cell("origins", _origins()),
 )
 """The cells of one credential."""

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from worker.core.units import format_rate, parse_rate
 from worker.ops.settings import kinds
 from worker.ops.settings.catalogue import SETTINGS, Credential, LimitSettings, Setting, TypeOverride
-from worker.ops.settings.credential_table import CREDENTIAL, credential_of
+from worker.ops.settings.credential_table import CREDENTIAL, cell, check_name, credential_of
 from worker.ops.settings.kinds import Kind
 from worker.ops.settings.sources import Level, Problem, Source, nearest
 
@@ -19,21 +19,17 @@ T = TypeVar("T")
 _BY_NAME: Final = {one.name: one for one in SETTINGS}
 
 
-def _column(name: str, kind: Kind[Any]) -> Setting:
-    return Setting(name, kind, "none", "")
-
-
 _TYPE: Final = (
-    _column("attempts", _BY_NAME["attempts"].kind),
-    _column("backoff", _BY_NAME["backoff"].kind),
-    _column("timeout", _BY_NAME["job_timeout"].kind),
-    _column("concurrency", _BY_NAME["concurrency"].kind),
+    cell("attempts", _BY_NAME["attempts"].kind),
+    cell("backoff", _BY_NAME["backoff"].kind),
+    cell("timeout", _BY_NAME["job_timeout"].kind),
+    cell("concurrency", _BY_NAME["concurrency"].kind),
 )
 _LIMIT: Final = (
-    _column("concurrency", kinds.whole(1, 1_000_000)),
-    _column("rate", kinds.many(Kind(parse_rate, format_rate), empty=False)),
-    _column("adaptive", kinds.yes_or_no()),
-    _column("breaker", kinds.yes_or_no()),
+    cell("concurrency", kinds.whole(1, 1_000_000)),
+    cell("rate", kinds.many(Kind(parse_rate, format_rate), empty=False)),
+    cell("adaptive", kinds.yes_or_no()),
+    cell("breaker", kinds.yes_or_no()),
 )
 
 
@@ -55,7 +51,7 @@ def read_tables(file: Level) -> Tables:
     return Tables(
         types=_table(file, "types", _TYPE, lambda cells, _: TypeOverride(**cells), problems),
         limits=_table(file, "limits", _LIMIT, _limit, problems),
-        credentials=_table(file, "credentials", CREDENTIAL, credential_of, problems),
+        credentials=_table(file, "credentials", CREDENTIAL, credential_of, problems, check_name),
         problems=tuple(problems),
     )
 
@@ -66,6 +62,7 @@ def _table(
     columns: tuple[Setting, ...],
     make: Callable[[dict[str, Any], dict[str, Path]], T],
     problems: list[Problem],
+    judge: Callable[[str], None] = lambda _: None,
 ) -> dict[str, T]:
     rows = file.values.get(table, {})
     if not isinstance(rows, dict):
@@ -77,6 +74,7 @@ def _table(
         wrong: list[Problem] = []
         cells, files = _cells(level, columns, wrong)
         try:
+            judge(name)
             found[name] = make(cells, files)
         except ValueError as incomplete:
             # a cell that was refused is missing, too, but that is no second problem

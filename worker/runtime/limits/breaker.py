@@ -62,10 +62,17 @@ class Breaker:
         self._failures = [0] * PARTS
 
     def rest(self, now: float) -> float:
-        """Seconds until a call may be made: 0 for now, as the probe if it is not closed."""
-        if self.state is State.CLOSED:
-            return 0.0
-        return max(0.0, (self._until if self.state is State.OPEN else self._probe_until) - now)
+        """Seconds until a call may be made: 0 for now, as the probe if it is not closed.
+
+        While a probe is under way that is a guess: it may tell at any moment.
+        """
+        match self.state:
+            case State.CLOSED:
+                return 0.0
+            case State.OPEN:
+                return max(0.0, self._until - now)
+            case State.HALF_OPEN:
+                return min(max(0.0, self._probe_until - now), FIRST_OPEN)
 
     def take_probe(self, now: float) -> Change | None:
         """Make the one call that is possible now, which `rest` has said. What changed by that, if anything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from typing import Final
 
@@ -13,8 +14,9 @@ LONGEST: Final = 300.0
 GROWTH: Final = 0.1
 """Part of its age that a job is parked for at least: who waits for long asks seldom, whatever is expected."""
 
-EARLY: Final = 1.0
-"""Seconds a job comes back before its turn is to be expected: it may wait so long, and no place stands empty."""
+EARLY: Final = 0.5
+"""Seconds at least that a job comes back before its turn is to be expected, and a second more at most: it may wait so
+long, and no place stands empty."""
 
 JITTER: Final = 0.1
 
@@ -26,22 +28,22 @@ MOST: Final = 5_000
 
 
 def park_delay(expected: float, *, chance: float) -> float:
-    """Seconds to park a job whose turn is `expected` in so many.
+    """Seconds to park a job whose turn is `expected` in so many: whole ones, as the ladder can wait for alone.
 
     Jittered upward only; `chance` is from [0, 1).
     """
     turn = min(expected - EARLY, LONGEST) * (1 + JITTER * chance)
-    return max(turn, FIRST * (1 + chance))
+    return float(max(math.floor(turn), round(FIRST + chance)))
 
 
 def held_delay(rest: float, *, since: float, age: float, chance: float) -> float:
-    """Seconds to park a job whose key is held back for `rest` seconds more, and has been in trouble for `since`.
+    """Whole seconds to park a job whose key is held back for `rest` seconds more, and is in trouble since `since`.
 
     Never shorter than the rest. The longer the trouble lasts the further the jobs are spread: each comes back a few
     times in all, not once a minute, and within about as long again when it is over.
     """
     least = max(rest, min(GROWTH * age, LONGEST))
-    return least + chance * min(max(FIRST, rest, since / 2), LONGEST)
+    return float(math.ceil(least + chance * min(max(FIRST, rest, since / 2), LONGEST)))
 
 
 class Line:

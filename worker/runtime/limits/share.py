@@ -8,7 +8,6 @@ what hangs does not fill the house with those who wait for it.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final, Generic, TypeVar
 
 from worker.runtime.limits.service import Service
@@ -35,7 +34,7 @@ class Member(Generic[W]):
         self.changed = 0.0
         """When it last took a place or gave one back."""
         self.service = Service()
-        self.waiting: deque[W] = deque()
+        self.waiting: list[W] = []  # not a deque, which takes most of a kilobyte when it is empty
 
 
 class Pool(Generic[W]):
@@ -87,7 +86,7 @@ class Pool(Generic[W]):
             return None
         for member in self._queue:
             if self._has_place(member, now):
-                waiter = member.waiting.popleft()
+                waiter = member.waiting.pop(0)
                 del self._queue[member]
                 if member.waiting:
                     self._queue[member] = None

@@ -7,22 +7,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.http.targets import Exchange, MakeEngine, Serve
 from worker import Limits, NotInTime, NotSent, Request
-from worker.http.resolver import THREADS, LookupThreads, lookup
+from worker.http.lookups import FAILURES, THREADS, LookupThreads, lookup
 
 SOON = 1.0
 """Seconds a lookup may take that has nothing to wait for, on a busy machine."""
 
 
 class Names:
-    """A name server in which names that begin with `hang` get no answer before `release` is set."""
+    """A name server in which names that begin with `hang` get no answer before `release` is set, and `failing` none."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
+        self.failing: set[str] = set()
         self.asked: list[str] = []
         self.threads: set[int] = set()
         self.hanging = 0
@@ -35,7 +37,7 @@ class Names:
             self.threads.add(threading.get_ident())
         if host.startswith("hang"):
             self._hang()
-        if host.startswith("none"):
+        if host in self.failing:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return ["127.0.0.1"]
 
@@ -82,6 +84,27 @@ async def seconds_of(names: LookupThreads, host: str) -> float:
     return time.monotonic() - began
 
 
+async def knowing(server: Names, *hosts: str, **options: Any) -> LookupThreads:
+    """Threads that have resolved these names while none of them hung."""
+    server.release.set()
+    names = LookupThreads(server, **options)
+    await asyncio.gather(*ask(names, *hosts))
+    server.release.clear()
+    return names
+
+
+async def fails(names: LookupThreads, server: Names, host: str, *, times: int) -> None:
+    server.failing.add(host)
+    for _ in range(times):
+        with pytest.raises(OSError, match="no such name"):
+            await names.addresses(host)
+    server.failing.discard(host)
+
+
+def alive(server: Names) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.ident in server.threads]
+
+
 # --- one name, many requests
 
 
@@ -107,7 +130,7 @@ async def test_a_name_is_asked_for_again_each_time(server: Names) -> None:
 
 
 async def test_ten_thousand_names_that_hang_leave_the_known_ones_alone(server: Names) -> None:
-    names = LookupThreads(server)
+    names = LookupThreads(server, given_up=0)
     known = [f"h{number}.example" for number in range(50)]
     await asyncio.gather(*ask(names, *known))
     hanging = ask(names, *(f"hang{number}.example" for number in range(10_000)))
@@ -122,7 +145,7 @@ async def test_ten_thousand_names_that_hang_leave_the_known_ones_alone(server: N
 
 
 async def test_an_unknown_name_is_resolved_when_those_that_hang_are_given_up(server: Names) -> None:
-    names = LookupThreads(server, threads=4)
+    names = LookupThreads(server, threads=4, given_up=0)
     hanging = ask(names, *(f"hang{number}.example" for number in range(100)))
     await until(lambda: server.hanging == 3, "three of four threads hang")
     [late] = ask(names, "late.example")
@@ -132,32 +155,76 @@ async def test_an_unknown_name_is_resolved_when_those_that_hang_are_given_up(ser
     assert len([host for host in server.asked if host.startswith("hang")]) == 3
 
 
-async def test_a_known_name_that_hangs_is_unknown_again(server: Names) -> None:
-    """So it takes a thread of the known ones once, not for ever."""
+async def test_known_names_that_hang_hold_up_no_other_for_long(server: Names) -> None:
+    hanging = [f"hang{number}.example" for number in range(THREADS)]
+    names = await knowing(server, *hanging, "good.example")
+    waiting = ask(names, *hanging)
+    await until(lambda: server.hanging == THREADS, "every thread hangs")
+    assert await seconds_of(names, "good.example") < 1 + SOON
+    assert not any(host in names._known for host in hanging)
     server.release.set()
-    names = LookupThreads(server, threads=4)
-    await asyncio.gather(*ask(names, "hang1.example", "hang2.example", "good.example"))
-    server.release.clear()
-    first = ask(names, "hang1.example", "hang2.example")
-    await until(lambda: server.hanging == 2, "two known names hang")
-    await give_up(first)
+    assert await asyncio.gather(*waiting) == [["127.0.0.1"]] * THREADS, "who waits on is answered"
+    await until(lambda: len(alive(server)) <= THREADS, "threads that were replaced have ended")
+
+
+async def test_a_lookup_nobody_waits_for_is_given_up_before_its_time(server: Names) -> None:
+    hanging = [f"hang{number}.example" for number in range(4)]
+    names = await knowing(server, *hanging, "good.example", threads=4, patience=4)
+    waiting = ask(names, *hanging)
+    await until(lambda: server.hanging == 4, "every thread hangs")
+    await give_up(waiting)
+    assert await seconds_of(names, "good.example") < 3
+
+
+async def test_threads_that_hang_are_bounded(server: Names) -> None:
+    hanging = [f"hang{number}.example" for number in range(40)]
+    names = await knowing(server, *hanging, threads=4, given_up=6, patience=0.05)
+    waiting = ask(names, *hanging)
+    await until(lambda: server.hanging == 10, "four threads hang, and six that were given up on")
+    await asyncio.sleep(0.2)  # in which others would be given up on, if there were no bound
+    assert (server.most_hanging, names._given_up, len(alive(server))) == (10, 6, 10)
     server.release.set()
-    await until(lambda: server.hanging == 0 and not names._pending, "they have ended, too late for all")
-    server.release.clear()
-    again = ask(names, "hang1.example", "hang2.example", *(f"hang{number}.example" for number in range(3, 9)))
-    await until(lambda: server.hanging == 3, "all of them are unknown: one thread stays free")
+    await asyncio.gather(*waiting)
+    assert (names._given_up, len(names._running)) == (0, 0)
+
+
+async def test_unknown_names_may_use_up_half_of_that(server: Names) -> None:
+    """So that what hangs among the known ones can be replaced, whatever else comes."""
+    names = await knowing(server, "hang.example", "good.example", threads=4, given_up=4, patience=0.05)
+    waiting = ask(names, *(f"hang{number}.example" for number in range(40)))
+    await until(lambda: names._given_up == 2, "two of four are given up on")
+    waiting += ask(names, "hang.example")
+    await until(lambda: names._given_up == 3, "the known one is, too")
     assert await seconds_of(names, "good.example") < SOON
-    assert server.hanging == 3
-    await give_up(again)
+    assert server.hanging == 6
+    await give_up(waiting)
 
 
-async def test_a_name_that_fails_is_unknown_again(server: Names) -> None:
+async def test_a_known_name_that_was_given_up_on_is_unknown(server: Names) -> None:
+    """So it takes a thread of the known ones once, not for ever."""
+    names = await knowing(server, "hang.example", "good.example", patience=0.05)
+    [waiting] = ask(names, "hang.example")
+    await until(lambda: names._given_up, "it is given up on")
+    assert list(names._known) == ["good.example"]
+    server.release.set()
+    assert await waiting == ["127.0.0.1"]
+    assert list(names._known) == ["good.example"], "it came too late"
+
+
+async def test_a_name_stays_known_when_it_fails_once(server: Names) -> None:
+    names = await knowing(server, "h.example")
+    for _ in range(2):
+        await fails(names, server, "h.example", times=FAILURES - 1)
+        assert list(names._known) == ["h.example"]
+        await names.addresses("h.example")
+    await fails(names, server, "h.example", times=FAILURES)
+    assert list(names._known) == []
+
+
+async def test_a_name_that_never_resolved_is_not_known_by_failing(server: Names) -> None:
     names = LookupThreads(server)
-    await names.addresses("h.example")
-    assert list(names._known) == ["h.example"]
-    with pytest.raises(OSError, match="no such name"):
-        await names.addresses("none.example")
-    assert list(names._known) == ["h.example"]
+    await fails(names, server, "none.example", times=1)
+    assert list(names._known) == []
 
 
 async def test_few_names_are_remembered(server: Names) -> None:
