@@ -235,7 +235,7 @@ class Settings:
         admin_address(), "127.0.0.1:8080", "Admin listener, host:port; port 0 picks one and logs it; off disables it."
     )
     admin_token: Secret | None = setting(  # noqa: RUF009 - what it returns is a field()
-        kinds.optional(kinds.token(8)), "", "Bearer token that worker pause and resume need, and off loopback /jobs too."
+        kinds.optional(kinds.token(8)), "", "Bearer token that worker pause and resume need, off loopback /jobs too."
     )
     topology: Literal["declare", "passive", "none"] = setting(
         kinds.choice("declare", "passive", "none"),
