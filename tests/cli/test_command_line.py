@@ -17,6 +17,7 @@ COMMANDS = (
     "run",
     "publish",
     "check",
+    "status",
     "health",
     "pause",
     "resume",
@@ -26,6 +27,12 @@ COMMANDS = (
     "dead list",
     "dead show",
     "dead replay",
+    "dead drop",
+    "dead export",
+    "parked flush",
+    "topology show",
+    "topology apply",
+    "topology export",
 )
 
 

@@ -132,7 +132,7 @@ async def list_letters(
         print_table(("id", "type", "reason", "attempts", "age", "detail"), [as_row(letter, now) for letter in shown])
     if not group and groups.total > limit:
         note(f"{limit} of {groups.total} shown: --limit shows more")
-    if groups.total and not group:
+    if groups.total > 1 and not group:
         note(f"{groups.total} letters: {groups.line()}")
     say_window(looked)
     return 0

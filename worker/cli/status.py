@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -83,6 +82,8 @@ def status(
 
 
 async def _status(settings: Settings, *, parked: bool, as_json: bool) -> int:
+    import asyncio
+
     local, seen = await asyncio.gather(asyncio.to_thread(ask_local, settings), _ask(settings, parked=parked))
     if as_json:
         print_json(_record(settings, seen, local))

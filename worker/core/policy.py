@@ -27,6 +27,11 @@ class RetryPolicy:
         ceiling = min(self.backoff_high, (self.backoff_low or 1.0) * 2.0 ** min(attempt, 40))
         return self.backoff_low + chance * (ceiling - self.backoff_low)
 
+    def latest(self, job: Job) -> float:
+        """The last moment at which `job` may come back from a wait, in epoch seconds."""
+        oldest = job.first_seen + self.max_age
+        return oldest if job.wait_deadline is None else min(oldest, job.wait_deadline)
+
 
 @dataclass(frozen=True, slots=True)
 class Ack:

@@ -55,7 +55,7 @@ class Health:
                 self._tell(key, breaker.succeeded(started, now))
         went_well = not failed and not too_much
         if key.gate is not None and key.gate.adaptive is not None and (went_well or too_much):
-            self._adapt(key, now, went_well=went_well)
+            self._adapt(key, started, now, went_well=went_well)
         if key.hold is not None and went_well:
             key.hold.went_well(started=started)
 
@@ -70,14 +70,14 @@ class Health:
         if key.breaker is not None and key.breaker.state is not State.CLOSED:
             self._telemetry.breaker_forgotten(key.name.key)
 
-    def _adapt(self, key: Key[Any], now: float, *, went_well: bool) -> None:
+    def _adapt(self, key: Key[Any], started: float, now: float, *, went_well: bool) -> None:
         assert key.gate is not None
         assert key.gate.adaptive is not None
         before = key.gate.places
         if went_well:
             key.gate.adaptive.went_well()
         else:
-            key.gate.adaptive.was_too_much(now)
+            key.gate.adaptive.was_too_much(started=started, now=now)
         if key.gate.places != before:
             if key.label == key.name.key:  # one name for many keys has no one number
                 self._telemetry.limit_changed(key.label, key.gate.places)

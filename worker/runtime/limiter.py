@@ -56,7 +56,7 @@ class Limiter:
         self._telemetry = telemetry
         self._chance = chance
         self.health = Health(clock, telemetry, chance, held_back=self._send_away, changed=self._pump)
-        self._table: Table[Waiter] = Table(places, self.health.forgotten)
+        self._table: Table[Waiter] = Table(places, clock.monotonic, self.health.forgotten)
         self._paused = PausedKeys()
         self._slots: Pool[Waiter] = Pool(places.concurrency, SLOT_PATIENCE)
         self._steps: Pool[Waiter] = Pool(places.steps, STEP_PATIENCE)
@@ -337,7 +337,8 @@ class Limiter:
             ahead = self._ahead(key, asker) + self._parked_before(key, asker, now)
             return self._parked(key, refusal.reason, key.free_in(now, ahead).seconds, asker, now)
         since = self._paused.paused_for(key, now) or key.in_trouble_for(now)
-        delay = held_delay(refusal.seconds, since=since, age=self._age(asker), chance=self._chance())
+        left = asker.latest - self._clock.now()
+        delay = held_delay(refusal.seconds, since=since, age=self._age(asker), chance=self._chance(), left=left)
         return Busy(key.name.key, refusal.reason, delay)
 
     def _parked_before(self, key: Key[Waiter], asker: Asker, now: float) -> int:
@@ -345,7 +346,7 @@ class Limiter:
 
     def _parked(self, key: Key[Waiter], reason: str, expected: float, asker: Asker, now: float) -> Busy:
         key.line = key.line or Line()
-        delay = park_delay(expected, chance=self._chance())
+        delay = park_delay(expected, chance=self._chance(), left=asker.latest - self._clock.now())
         key.line.parked(asker.id, asker.first_seen, now, delay)
         return Busy(key.name.key, reason, delay)
 

@@ -250,7 +250,7 @@ class Pipeline:
         except BaseException as error:  # noqa: BLE001 - a validator or a key function may raise anything
             return Attempt.without_run(job, outcome_of(error), trouble=trouble_of(error))
         try:
-            asker = Asker(job.id, job.first_seen, registration.type)
+            asker = Asker(job.id, job.first_seen, registration.type, rules.policy.latest(job))
             async with self._limiter.job(keys, rules.own_limits, asker) as admission:
                 attempt = await self._run(record, job, registration, payload, rules.timeout)
                 admission.ended(well=attempt.ended.well)

@@ -299,3 +299,19 @@ async def test_requests_outside_of_places_take_one_of_their_host() -> None:
             most[0] = max(most[0], key.gate.held)
         assert most[0] == 2
         assert len({report.id for report in the.reports.all if report.disposition == "done"}) == 10
+
+
+async def test_a_deadline_is_not_missed_because_jobs_are_spread() -> None:
+    target = FakeTarget()
+    target.on("GET", URL).answers(200)
+    async with Told(asking(key="down.example"), transport=target) as the:
+        the._limiter.pause(["down.example"])
+        await the.clock.advance(600)
+        for number in range(40):
+            due = round((the.clock.now() + 30) * 1000)
+            the.publish("job", number, id=f"id{number}", headers={"x-worker-deadline": due})
+        await the.clock.advance(1)
+        the._limiter.pause([])
+        await the.until_quiet()
+        assert len(target.requests) == 40
+        assert the.broker.dead == []

@@ -16,7 +16,8 @@ def held(asked: float | None, chance: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize(
-    ("asked", "rest"), [(7.0, 7.0), (0.0, 0.0), (-5.0, 0.0), (299.0, 299.0), (3600.0, 300.0), (1e9, 300.0), (None, 1.0)]
+    ("asked", "rest"),
+    [(7.0, 7.0), (0.0, 1.0), (-5.0, 1.0), (0.2, 1.0), (299.0, 299.0), (3600.0, 300.0), (1e9, 300.0), (None, 1.0)],
 )
 def test_it_holds_for_the_time_that_is_asked_within_its_cap(asked: float | None, rest: float) -> None:
     assert held(asked) == pytest.approx(rest)
@@ -24,12 +25,13 @@ def test_it_holds_for_the_time_that_is_asked_within_its_cap(asked: float | None,
     assert held(asked, 0.99) <= LONGEST_ASKED * 1.1
 
 
-def test_without_a_time_it_doubles_while_it_repeats() -> None:
+@pytest.mark.parametrize("asked", [None, 0.0, -3600.0, 1.0])
+def test_a_word_that_repeats_holds_for_twice_as_long(asked: float | None) -> None:
     hold, now, lengths = Hold(), 100.0, []
     for _ in range(8):
-        hold.asked(None, started=now, now=now, chance=0.0)
+        hold.asked(asked, started=now, now=now, chance=0.0)
         for started in (now - 1, now):  # others that were under way at the same time
-            hold.asked(None, started=started, now=now + 0.1, chance=0.0)
+            hold.asked(asked if (asked or 0) <= 0 else 0.5, started=started, now=now + 0.1, chance=0.0)
         lengths.append(round(hold.rest(now), 6))
         now += lengths[-1]
     assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -52,16 +54,25 @@ def test_the_longest_word_counts() -> None:
 def test_trouble_shrinks_at_most_once_a_second_and_never_below_one() -> None:
     adaptive = Adaptive(50)
     for now in (0.0, 0.1, 0.9):
-        adaptive.was_too_much(now)
+        adaptive.was_too_much(started=now, now=now)
     assert adaptive.places == 35
     for now in range(1, 30):
-        adaptive.was_too_much(float(now))
+        adaptive.was_too_much(started=float(now), now=float(now))
     assert adaptive.places == 1
+
+
+def test_calls_that_were_under_way_together_are_one_trouble() -> None:
+    adaptive = Adaptive(50)
+    for second in range(10):  # they began one after the other, and none is answered within 10 s
+        adaptive.was_too_much(started=float(second), now=10.0 + second)
+    assert adaptive.places == 35
+    adaptive.was_too_much(started=10.0, now=20.0)
+    assert adaptive.places == 24
 
 
 def test_success_grows_it_back_and_never_above_the_limit() -> None:
     adaptive = Adaptive(50)
-    adaptive.was_too_much(0.0)
+    adaptive.was_too_much(started=0.0, now=0.0)
     for _ in range(36):
         adaptive.went_well()
     assert adaptive.places == 36
@@ -83,7 +94,28 @@ def test_a_key_that_is_held_back_parks_for_at_least_its_rest(rest: float, since:
     delays = [held_delay(rest, since=since, age=0.0, chance=number / 100) for number in range(100)]
     assert min(delays) == rest
     assert max(delays) <= 1 + rest + max(1.0, rest, since / 2)
-    assert held_delay(1.0, since=0.0, age=1e6, chance=0.0) == LONGEST  # who waits for long asks seldom
+    assert held_delay(5.0, since=500.0, age=1e6, chance=0.0) == LONGEST  # who waits for long asks seldom
+
+
+def test_an_old_job_is_back_soon_after_a_trifle() -> None:
+    assert held_delay(1.0, since=0.0, age=1e6, chance=0.999) <= 5
+    assert held_delay(5.0, since=40.0, age=1e6, chance=0.0) == 40
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize(("rest", "since", "age"), [(3.0, 600.0, 0.0), (3.0, 600.0, 3600.0), (28.9, 0.0, 0.0)])
+def test_a_key_that_is_held_back_parks_nobody_for_too_long(
+    rest: float, since: float, age: float, chance: float
+) -> None:
+    assert rest <= held_delay(rest, since=since, age=age, chance=chance, left=30.0) <= 30
+    assert held_delay(rest, since=since, age=age, chance=chance, left=rest / 2) >= rest  # there is nothing to be saved
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("left", [2.0, 2.5, 30.0, 250.0, 1e9])
+def test_nobody_is_parked_past_the_moment_that_is_too_late(left: float, chance: float) -> None:
+    assert min(0.9 * (left - 2), 299) <= park_delay(300.0, chance=chance, left=left) <= left
+    assert park_delay(3.0, chance=chance, left=left) <= 3
 
 
 def test_a_line_knows_who_is_older_and_forgets_who_does_not_come() -> None:

@@ -12,8 +12,6 @@ from tests.runtime.toys import Stage
 from worker import Context, Registry
 from worker.core.units import Rate
 from worker.runtime.limiter import Asker, Busy, Limit, Limiter, Places
-from worker.runtime.limits.breaker import State
-from worker.runtime.limits.table import Table
 from worker.runtime.telemetry import Silent
 from worker.testing import Answer, FakeTarget, Harness, ManualClock
 from worker.testing.clock import let_run
@@ -248,26 +246,6 @@ async def test_a_fan_out_leaves_steps_to_others() -> None:
         hold.set()
         await harness.until_quiet()
         assert ran.count("many") == 50
-
-
-async def test_keys_that_nobody_uses_are_forgotten_and_those_in_use_are_not() -> None:
-    gone: list[str] = []
-    table: Table[object] = Table(Places(), lambda key: gone.append(key.name.key), most=10)
-    used = table.key("used")
-    used.users = 1
-    troubled = table.key("troubled")
-    assert troubled.breaker is not None
-    troubled.breaker.state = State.OPEN
-    for number in range(100):
-        table.key(f"k{number}")
-        assert len(table) <= 10
-    assert table.key("used") is used
-    assert "troubled" not in gone  # as long as there are others
-    assert gone[:3] == ["k0", "k1", "k2"]
-    for number in range(20):
-        table.key(f"busy{number}").users = 1
-    assert len(table) >= 21  # more than it may remember, but none of them can be spared
-    assert not [name for name in gone if name.startswith("busy")]
 
 
 async def test_a_probe_that_says_nothing_makes_room_for_the_next() -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 SHRINK: Final = 0.7
 SHRINK_EVERY: Final = 1.0
-"""Seconds that one trouble counts for: those that were under way together have the same cause."""
+"""Seconds that one trouble counts for at least."""
 
 
 class Adaptive:
@@ -28,8 +28,9 @@ class Adaptive:
         """One call more that the target bore: as many as there are places, and there is one place more."""
         self._exact = min(float(self._most), self._exact + 1 / self._exact)
 
-    def was_too_much(self, now: float) -> None:
-        """The target asked for less, or did not answer in time."""
-        if now - self._shrunk >= SHRINK_EVERY:
-            self._shrunk = now
-            self._exact = max(1.0, self._exact * SHRINK)
+    def was_too_much(self, *, started: float, now: float) -> None:
+        """A call that began at `started` was asked for less, or not answered in time."""
+        if started < self._shrunk or now - self._shrunk < SHRINK_EVERY:
+            return  # it was under way already when there were more places: the same trouble
+        self._shrunk = now
+        self._exact = max(1.0, self._exact * SHRINK)

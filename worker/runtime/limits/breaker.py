@@ -15,6 +15,14 @@ LEAST_PARTS: Final = 2
 
 LEAST_CALLS: Final = 20
 RATIO: Final = 0.5
+
+RUN: Final = 5
+RUN_SECONDS: Final = 4.0
+"""As many failures in a row, over as long at least, open it as well: what hangs is not let in often enough for more."""
+
+RUN_GAP: Final = 60.0
+"""Seconds after which a failure belongs to a new run."""
+
 FIRST_OPEN: Final = 5.0
 LONGEST_OPEN: Final = 60.0
 JITTER: Final = 0.1
@@ -40,14 +48,43 @@ class Change(NamedTuple):
     seconds: float
 
 
+class Run(NamedTuple):
+    """Failures without one success between them: how many, and when the first and the last one were."""
+
+    failures: int
+    since: float
+    last: float
+
+    def longer(self, now: float) -> Run:
+        """With one more."""
+        if now - self.last > RUN_GAP:
+            return Run(1, now, now)
+        return Run(self.failures + 1, self.since, now)
+
+
+_NO_RUN: Final = Run(0, -math.inf, -math.inf)
+
+
 class Breaker:
     """The breaker of one key. Times in seconds, on a clock that only goes forward; `chance` is from [0, 1).
 
     It is judged by the last 30 s, or as few of them as have 20 calls, but not less than the last 2 to 4: so both a
     target that is asked once a second and one that is asked a thousand times are judged within seconds of failing.
+    One that is asked seldom is judged by five failures in a row.
     """
 
-    __slots__ = ("_at", "_calls", "_failures", "_openings", "_probe_until", "_state_since", "_until", "since", "state")
+    __slots__ = (
+        "_at",
+        "_calls",
+        "_failures",
+        "_openings",
+        "_probe_until",
+        "_run",
+        "_state_since",
+        "_until",
+        "since",
+        "state",
+    )
 
     def __init__(self) -> None:
         self.state = State.CLOSED
@@ -60,6 +97,7 @@ class Breaker:
         self._at = 0
         self._calls = [0] * PARTS
         self._failures = [0] * PARTS
+        self._run = _NO_RUN
 
     def rest(self, now: float) -> float:
         """Seconds until a call may be made: 0 for now, as the probe if it is not closed.
@@ -91,6 +129,7 @@ class Breaker:
         match self.state:
             case State.CLOSED:
                 self._calls[self._part(now)] += 1
+                self._run = _NO_RUN
             case State.HALF_OPEN if started >= self._state_since:
                 return self._close(now)
         return None
@@ -103,9 +142,13 @@ class Breaker:
                 self._calls[part] += 1
                 self._failures[part] += 1
                 failures, calls = self._recent()
+                self._run = self._run.longer(now)
                 if calls >= LEAST_CALLS and failures >= RATIO * calls:
                     self.since = now
                     return self._open(failures, calls, now, chance)
+                if self._run.failures >= RUN and now - self._run.since >= RUN_SECONDS:
+                    self.since = now
+                    return self._open(self._run.failures, self._run.failures, now, chance)
             case State.HALF_OPEN if started >= self._state_since:
                 return self._open(1, 1, now, chance)
         return None
@@ -120,6 +163,7 @@ class Breaker:
         self.state, self._state_since = State.CLOSED, now
         self._openings = 0
         self._calls, self._failures = [0] * PARTS, [0] * PARTS
+        self._run = _NO_RUN
         return Change(State.CLOSED, 0, 1, now - self.since)
 
     def _part(self, now: float) -> int:

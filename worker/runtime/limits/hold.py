@@ -1,4 +1,4 @@
-"""A whole key held back because its target asked to: for as long as it said, or longer each time it says nothing."""
+"""A whole key held back because its target asked to: for as long as it said, and longer each time it repeats that."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ LONGEST_ASKED: Final = 300.0
 """Most seconds that a Retry-After holds a key back: it is one answer's word for many jobs."""
 
 FIRST: Final = 1.0
-LONGEST_UNASKED: Final = 60.0
-"""Seconds a key is held back for an answer that names no time: from the first, doubled while it repeats."""
+LONGEST_REPEATED: Final = 60.0
+"""Least seconds a key is held back, whatever the answer names: from the first, doubled while it repeats."""
 
 JITTER: Final = 0.1
 
@@ -30,17 +30,22 @@ class Hold:
         return max(0.0, self.until - now)
 
     def asked(self, seconds: float | None, *, started: float, now: float, chance: float) -> None:
-        """A call that began at `started` was asked to wait `seconds`, or for a time that it did not name."""
-        if seconds is None:
-            if started < self._since or now < self.until:
-                return  # it was under way already when the key was held back: the same news
-            seconds = min(FIRST * 2.0**self._repeats, LONGEST_UNASKED)
-            self._repeats = min(self._repeats + 1, 10)
-        until = now + min(max(seconds, 0.0), LONGEST_ASKED) * (1 + JITTER * chance)
-        if until > self.until:
+        """A call that began at `started` was asked to wait `seconds`, or for a time that it did not name.
+
+        No time, or one that is past, is none that is named. A word that repeats holds back for longer each time.
+        """
+        named = 0.0 if seconds is None else min(max(seconds, 0.0), LONGEST_ASKED)
+        until = now + max(named, self._least(started, now)) * (1 + JITTER * chance)
+        if until > max(self.until, now):
             self.until, self._since = until, now
 
+    def _least(self, started: float, now: float) -> float:
+        if started < self._since or now < self.until:
+            return 0.0  # it was under way already when the key was held back: the same news
+        self._repeats = min(self._repeats + 1, 10)
+        return min(FIRST * 2.0 ** (self._repeats - 1), LONGEST_REPEATED)
+
     def went_well(self, *, started: float) -> None:
-        """A call that began at `started` was answered without such a word."""
+        """A call that began at `started` was answered without such a word: they repeat no more."""
         if started >= self.until:
             self._repeats = 0

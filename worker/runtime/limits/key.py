@@ -83,11 +83,15 @@ class Key(Generic[W]):
         places = float("inf") if self.limit.concurrency is None else self.limit.concurrency
         return places, self.name
 
-    @property
-    def is_idle(self) -> bool:
+    def is_needed(self, now: float) -> bool:
+        """Whether something would go wrong without it: somebody uses it, or it had starts that still count."""
+        return self.users > 0 or (self.rates is not None and not self.rates.is_empty(now))
+
+    def is_idle(self, now: float) -> bool:
         """Whether nobody would miss it."""
-        closed = self.breaker is None or self.breaker.state is State.CLOSED
-        return not self.users and not self.line and self.hold is None and closed
+        if self.line is not None:
+            self.line.expire(now)
+        return not self.is_needed(now) and not self.line and self.trouble(now) is None
 
     def refusal(self, now: float) -> Refusal | None:
         """What keeps everybody from it: it is held back, or its breaker is open."""

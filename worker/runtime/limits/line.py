@@ -14,6 +14,10 @@ LONGEST: Final = 300.0
 GROWTH: Final = 0.1
 """Part of its age that a job is parked for at least: who waits for long asks seldom, whatever is expected."""
 
+GROWTH_MOST: Final = 4
+"""How many times what is left of the trouble that may be, or as long as the trouble lasts by now: after a trifle even
+an old job is back soon."""
+
 EARLY: Final = 0.5
 """Seconds at least that a job comes back before its turn is to be expected, and a second more at most: it may wait so
 long, and no place stands empty."""
@@ -27,23 +31,32 @@ MOST: Final = 5_000
 """Jobs of one key that are told apart; beyond, a turn is further away than anybody is parked for, or comes soon."""
 
 
-def park_delay(expected: float, *, chance: float) -> float:
+LAST: Final = 1.0
+"""Seconds before the last moment at which a job makes sense: then it is back once more, whatever was expected."""
+
+
+def park_delay(expected: float, *, chance: float, left: float = math.inf) -> float:
     """Seconds to park a job whose turn is `expected` in so many: whole ones, as the ladder can wait for alone.
 
-    Jittered upward only; `chance` is from [0, 1).
+    Jittered upward only, except where just `left` seconds are left until it would be too late; `chance` is from [0, 1).
     """
     turn = min(expected - EARLY, LONGEST) * (1 + JITTER * chance)
+    turn = min(turn, (left - LAST) * (1 - JITTER * chance))
     return float(max(math.floor(turn), round(FIRST + chance)))
 
 
-def held_delay(rest: float, *, since: float, age: float, chance: float) -> float:
+def held_delay(rest: float, *, since: float, age: float, chance: float, left: float = math.inf) -> float:
     """Whole seconds to park a job whose key is held back for `rest` seconds more, and is in trouble since `since`.
 
     Never shorter than the rest. The longer the trouble lasts the further the jobs are spread: each comes back a few
-    times in all, not once a minute, and within about as long again when it is over.
+    times in all, not once a minute, and within about as long again when it is over; and not too late because of that,
+    where `left` seconds are left until then.
     """
-    least = max(rest, min(GROWTH * age, LONGEST))
-    return float(math.ceil(least + chance * min(max(FIRST, rest, since / 2), LONGEST)))
+    least = max(rest, min(GROWTH * age, max(GROWTH_MOST * rest, since), LONGEST))
+    spread = min(max(FIRST, rest, since / 2), LONGEST)
+    if rest <= left - LAST < least + spread:
+        least, spread = rest, left - LAST - rest
+    return float(math.ceil(least + chance * spread))
 
 
 class Line:

@@ -44,6 +44,11 @@ class Window:
                 return max(0.0, free) + windows * self._part * (PARTS + 1)
         return (windows + 1) * self._part * (PARTS + 1)
 
+    def is_empty(self, now: float) -> bool:
+        """Whether none of them counts any more."""
+        self._move(now)
+        return not self._total
+
     def _move(self, now: float) -> None:
         at = int(now / self._part)
         passed = at - self._at
@@ -70,6 +75,10 @@ class Rates:
     def free_in(self, now: float, ahead: int = 0) -> float:
         """Seconds until one more may start after `ahead` others; 0 for now."""
         return max(window.free_in(now, self._reserved + ahead) for window in self._windows)
+
+    def is_empty(self, now: float) -> bool:
+        """Whether nothing that was started or is reserved counts any more."""
+        return not self._reserved and all(window.is_empty(now) for window in self._windows)
 
     def reserve(self) -> None:
         """Keep a start for somebody; to be started or given up."""

@@ -1,6 +1,7 @@
 """A fair share of common places, without configuration.
 
 While others want places too, a key may hold at most four times as many as stay free. Alone it may hold all.
+Keys that give nothing back count as one in this: however many hang, together they leave room to the others.
 Who is above that waits as long as its key gives places back quickly enough; otherwise it is turned away, so that
 what hangs does not fill the house with those who wait for it.
 """
@@ -22,17 +23,24 @@ WANTED: Final = 10.0
 
 MOST_ASKERS: Final = 10_000
 
+QUIET: Final = 1.0
+"""Seconds after which a key that gave no place back is one of the quiet ones, as is who never gave any. Who holds none
+is judged by how long it held them before."""
+
+FIRST_SHARE: Final = 2 * SHARE
+"""The same as SHARE for the first place of a quiet one: who is new is not held up by those who hang."""
+
 
 class Member(Generic[W]):
     """One key in a pool: what it holds, and who waits for it."""
 
-    __slots__ = ("asked", "changed", "held", "service", "waiting")
+    __slots__ = ("asked", "held", "service", "since", "waiting")
 
     def __init__(self) -> None:
         self.held = 0
         self.asked = 0.0
-        self.changed = 0.0
-        """When it last took a place or gave one back."""
+        self.since = 0.0
+        """When it last gave a place back, or took its first one."""
         self.service = Service()
         self.waiting: list[W] = []  # not a deque, which takes most of a kilobyte when it is empty
 
@@ -42,7 +50,11 @@ class Pool(Generic[W]):
 
     def __init__(self, size: int, patience: float) -> None:
         self.free = size
+        self._size = size
         self._patience = patience
+        self._holders: dict[Member[W], None] = {}
+        self._lively: Member[W] | None = None
+        """The one that asked last of those that are not quiet."""
         self._askers: dict[Member[W], None] = {}  # the one that asked last is last
         self._queue: dict[Member[W], None] = {}  # those with somebody who waits, whose turn is next first
 
@@ -53,7 +65,7 @@ class Pool(Generic[W]):
     def take(self, member: Member[W], now: float) -> bool:
         """Take a place if there is one for this key."""
         self._note(member, now)
-        if member.waiting or not self._has_place(member, now):
+        if member.waiting or not self._has_place(member, now, self._crowd(now)):
             return False
         self._give(member, now)
         return True
@@ -62,12 +74,14 @@ class Pool(Generic[W]):
         """A place that was held for so long is free again; then ask `next`."""
         self.free += 1
         member.held -= 1
-        member.changed = now
+        member.since = now
         member.service.took(seconds)
+        if not member.held:
+            del self._holders[member]
 
     def may_wait(self, member: Member[W], now: float) -> bool:
         """Whether one more may wait for a place."""
-        return not self._crowds(member, now) or len(member.waiting) < self._soon(member, now)
+        return not self._crowds(member, now, self._crowd(now)) or len(member.waiting) < self._soon(member, now)
 
     def wait(self, member: Member[W], waiter: W) -> None:
         """`waiter` wants a place, and will be named by `next` or `turned_away`."""
@@ -81,24 +95,26 @@ class Pool(Generic[W]):
             del self._queue[member]
 
     def next(self, now: float) -> W | None:
-        """Whoever has a place now: the keys take turns, and within a key it is first come, first served."""
+        """Whoever has a place now: first the key that holds fewest, among equals they take turns."""
         if not self.free:
             return None
-        for member in self._queue:
-            if self._has_place(member, now):
-                waiter = member.waiting.pop(0)
-                del self._queue[member]
-                if member.waiting:
-                    self._queue[member] = None
-                self._give(member, now)
-                return waiter
-        return None
+        crowd = self._crowd(now)
+        able = (member for member in self._queue if self._has_place(member, now, crowd))
+        member = min(able, key=lambda member: member.held, default=None)
+        if member is None:
+            return None
+        waiter = member.waiting.pop(0)
+        del self._queue[member]
+        if member.waiting:
+            self._queue[member] = None
+        self._give(member, now)
+        return waiter
 
     def turned_away(self, now: float) -> list[W]:
         """Those who must not wait any longer: they would keep others from being seen."""
-        leaving = []
+        leaving, crowd = [], self._crowd(now)
         for member in list(self._queue):
-            if self._crowds(member, now):
+            if self._crowds(member, now, crowd):
                 soon = self._soon(member, now)
                 while len(member.waiting) > soon:
                     leaving.append(member.waiting.pop())
@@ -109,43 +125,65 @@ class Pool(Generic[W]):
     def free_in(self, member: Member[W], now: float, ahead: int) -> float:
         """Seconds until this key has a place for somebody with `ahead` before him."""
         pace = self._pace(member, now)
-        return (ahead + 1) / pace if pace else now - member.changed
+        return (ahead + 1) / pace if pace else now - member.since
 
     def _note(self, member: Member[W], now: float) -> None:
         member.asked = now
         self._askers.pop(member, None)
         self._askers[member] = None
+        if not self._is_quiet(member, now):
+            self._lively = member
         oldest = next(iter(self._askers))
         if oldest.asked < now - WANTED or len(self._askers) > MOST_ASKERS:  # at least as many go as come
             del self._askers[oldest]
 
     def _give(self, member: Member[W], now: float) -> None:
         self.free -= 1
+        if not member.held:
+            member.since = now
+            self._holders[member] = None
         member.held += 1
-        member.changed = now
 
-    def _has_place(self, member: Member[W], now: float) -> bool:
-        return self.free > 0 and not (self._is_above(member) and self._is_contended(member, now))
-
-    def _is_above(self, member: Member[W]) -> bool:
-        return member.held > 0 and member.held + 1 > SHARE * (self.free - 1)
-
-    def _is_contended(self, member: Member[W], now: float) -> bool:
-        for other in reversed(self._askers):
-            if other is not member:
-                return other.asked >= now - WANTED
-        return False
-
-    def _crowds(self, member: Member[W], now: float) -> bool:
-        """Whether it is above its share, and somebody wants places who has less than half of its places."""
-        if not self._is_above(member):
+    def _has_place(self, member: Member[W], now: float, crowd: int) -> bool:
+        if not self.free:
             return False
+        if self._is_above(member.held) and self._wanted_beside(member, now, math.inf):
+            return False
+        if not crowd or not self._is_quiet(member, now):
+            return True
+        return not member.held and crowd + 1 <= FIRST_SHARE * (self.free - 1)
+
+    def _is_above(self, held: int) -> bool:
+        return held > 0 and held + 1 > SHARE * (self.free - 1)
+
+    def _crowds(self, member: Member[W], now: float, crowd: int) -> bool:
+        """Whether it, or the crowd it is in, is above its share, and somebody who has less than half wants places."""
+        if self._is_above(member.held) and self._wanted_beside(member, now, member.held / 2):
+            return True
+        return self._lively is not None and self._lively.held < crowd / 2 and self._is_quiet(member, now)
+
+    def _wanted_beside(self, member: Member[W], now: float, below: float) -> bool:
+        """Whether another key wants places that has fewer than so many."""
         for other in reversed(self._askers):
             if other.asked < now - WANTED:
                 return False
-            if other is not member and other.held * 2 < member.held:
+            if other is not member and other.held < below:
                 return True
         return False
+
+    def _is_quiet(self, member: Member[W], now: float) -> bool:
+        mean = member.service.mean
+        return mean is None or (now - member.since if member.held else mean) > QUIET
+
+    def _crowd(self, now: float) -> int:
+        """What the quiet ones hold together, if that is above their share and somebody else wants places; else 0."""
+        lively = self._lively
+        if lively is None or lively.asked < now - WANTED or not self._is_above(self._size - self.free):
+            return 0
+        if self._is_quiet(lively, now):
+            return 0
+        held = sum(one.held for one in self._holders if self._is_quiet(one, now))
+        return held if self._is_above(held) else 0
 
     def _soon(self, member: Member[W], now: float) -> float:
         """How many of those who wait will have a place before their patience ends."""
@@ -153,7 +191,7 @@ class Pool(Generic[W]):
 
     def _pace(self, member: Member[W], now: float) -> float:
         """Places that the key gives back in a second: none where it has given none back for long."""
-        mean, quiet = member.service.mean, now - member.changed
+        mean, quiet = member.service.mean, now - member.since
         if quiet > max(self._patience, 0.0 if mean is None or not member.held else 4 * mean / member.held):
             return 0.0
         return math.inf if not mean else member.held / mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -70,11 +71,15 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who wants a place. `first_seen` is epoch seconds: of those who want the same, the oldest goes first."""
+    """Who wants a place. `first_seen` is epoch seconds: of those who want the same, the oldest goes first.
+
+    So is `latest`, after which it wants none any more.
+    """
 
     id: str = ""
     first_seen: float = 0.0
     type: str = ""
+    latest: float = math.inf
 
 
 NOBODY: Final = Asker()
