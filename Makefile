@@ -100,6 +100,10 @@ fuzz: setup have-broker ## random hostile messages against a real worker, and on
 soak: setup have-broker ## random faults under load, and one summary (JOBS=5000 SEED=1 RATE=100)
 	@$(BIN)/python -m tests.faults.soak $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 
+.PHONY: isolation
+isolation: setup have-broker ## a dead, slow or full host beside a healthy one, as a table (ARGS="--seconds 20 --peers")
+	@$(BIN)/python -m tests.benchmarks.isolation $(ARGS)
+
 .PHONY: simulate
 SEEDS ?= 0..5000
 simulate: setup ## jobs, faults and restarts by chance on a simulated broker (SEEDS=0..5000, one seed: SEEDS="-v 17")

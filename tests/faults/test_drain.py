@@ -128,13 +128,13 @@ def test_row_4_a_signal_while_consuming_begins(trial: Trial) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_row_4_a_signal_at_any_moment_of_its_start(trial: Trial) -> None:
-    """At 25 random moments, from before its first line of code to its first jobs."""
+    """At 100 random moments, from before its first line of code to its first jobs."""
     trial.declare()
     chance, times = random.Random(4), list[float]()
-    trial.publish_all(trial.jobs(100, "/ok?ms=50&{}"))
-    for _ in range(25):
+    trial.publish_all(trial.jobs(400, "/ok?ms=50&{}"))
+    for _ in range(100):
         worker = trial.launch(concurrency="2", prefetch="4", drain_timeout="5s")
         eventually(worker.children, "the parent has installed its signals and started a child")
         time.sleep(chance.uniform(0, 2.0))  # the moment is what is tried here
@@ -144,7 +144,7 @@ def test_row_4_a_signal_at_any_moment_of_its_start(trial: Trial) -> None:
             times.append(time.monotonic() - since)
     trial.start()
     report = trial.judge()
-    trial.note(f"25 drains, the longest took {max(times):.1f} s; {report.verdicts['succeeded']} jobs")
+    trial.note(f"{len(times)} drains, the longest took {max(times):.1f} s; {report.verdicts['succeeded']} jobs")
     assert max(times) < 5
 
 
