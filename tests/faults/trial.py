@@ -93,12 +93,24 @@ class Trial(Yard):
         """So many jobs of the built-in type that ask the target for `path`; "{}" in it stands for the id."""
         return [self.job(path, **about) for _ in range(count)]
 
-    def job(self, path: str = "/ok?ms=100", *, id: str = "", more: dict[str, Any] | None = None, **about: Any) -> Order:
-        """One such job; `more` are further fields of its step, `about` is for the ledger."""
+    def job(
+        self,
+        path: str = "/ok?ms=100",
+        *,
+        id: str = "",
+        more: dict[str, Any] | None = None,
+        elsewhere: bool = False,
+        **about: Any,
+    ) -> Order:
+        """One such job; `more` are further fields of its step, `about` is for the ledger.
+
+        `elsewhere`: by the target's other address, a host of its own to limits and breakers.
+        """
         self._jobs += 1
         name = id or f"job-{self._jobs}"
         asked = path.replace("{}", name)
-        body = json.dumps({"url": f"{self.target.url}{asked}"} | (more or {}))
+        url = self.target.other_url if elsewhere else self.target.url
+        body = json.dumps({"url": f"{url}{asked}"} | (more or {}))
         return Order(name, body, self.properties("http", name), path=asked, **about)
 
     def handled(self, type: str, payload: Any, *, id: str = "", **about: Any) -> Order:

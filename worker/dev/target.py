@@ -25,6 +25,8 @@ from worker.dev.target_server import Connection
 
 __all__ = ["Exchange", "Target", "read_ledger"]
 
+HERE, THERE = "127.0.0.1", "127.0.0.2"
+
 _STOP_TIMEOUT = 5.0
 
 
@@ -44,7 +46,12 @@ class Target:
     @property
     def url(self) -> str:
         """Without a slash at the end: f"{target.url}/ok"."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{HERE}:{self.port}"
+
+    @property
+    def other_url(self) -> str:
+        """The same target under another address: another host to whoever limits hosts."""
+        return f"http://{THERE}:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -132,14 +139,17 @@ async def serve(port: int, ledger: Path | None, *, owned: bool) -> None:
     """Serve until SIGTERM or SIGINT; an owned server also until standard input closes."""
     loop = asyncio.get_running_loop()
     script, writer, ended = Script(), LedgerWriter(ledger), asyncio.Event()
-    server = await loop.create_server(lambda: Connection(script, writer), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: Connection(script, writer), HERE, port, backlog=4096)
+    port = server.sockets[0].getsockname()[1]
+    other = await loop.create_server(lambda: Connection(script, writer), THERE, port, backlog=4096)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     if owned:
         loop.add_reader(sys.stdin, ended.set)  # nobody writes to it: readable means closed
-    print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    print(f"listening on http://{HERE}:{port}", flush=True)
     await ended.wait()
     server.close()
+    other.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker import Call, Gate, Request, Response, httpx_client, is_transient
 from worker.http.engine import USER_AGENT, Engine
-from worker.http.url import parse_url
+from worker.http.hops import Hops
 
 if TYPE_CHECKING:
     import httpx
@@ -18,7 +18,7 @@ class HttpTransport:
     """The process's way out: fulfils `worker.runtime.transport.Transport`.
 
     Every request of both faces passes `gate`, which may wait, refuse, count it and add headers, and then `call`, which
-    may hold back what goes to its host and is told how it ended.
+    may hold back what goes to its host and is told how it ended; one for each host that it is led on to.
     """
 
     def __init__(self, engine: Engine, *, gate: Gate | None = None, call: Callable[[str], Call] | None = None) -> None:
@@ -39,9 +39,9 @@ class HttpTransport:
         async with self._gate(request) as marked:
             if self._call is None:
                 return await self._engine.send(marked)
-            async with self._call(parse_url(marked.url).name) as call:
-                response = await self._engine.send(marked)
-                call.answered(response.status, response.headers)
+            async with Hops(self._call, marked) as hops:
+                response = await self._engine.send(marked, hops.led_on)
+                hops.answered(response)
                 return response
 
     def credential_fault(

@@ -12,7 +12,7 @@ import math
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -50,6 +50,9 @@ Observer = Callable[[str, str, float], None]
 The result is `2xx` to `9xx`, `not_sent`, `maybe_sent`, `timeout`, `blocked`, `tls`, `too_large`, `credential`,
 `rejected` or `cancelled`.
 """
+
+LedOn = Callable[[Response, Request], Awaitable[None]]
+"""Called between two hops with the redirect and what is sent next."""
 
 CLOCK: Final = SystemClock()
 _BODILESS: Final = frozenset({"GET", "HEAD"})
@@ -104,7 +107,7 @@ class Engine:
         self._open: aiohttp.ClientSession | None = None
         self._closed = False
 
-    async def send(self, request: Request) -> Response:
+    async def send(self, request: Request, led_on: LedOn | None = None) -> Response:
         """The whole answer, whatever its status.
 
         Raises NotSent, MaybeSent or RequestTimeout; a Reject for a forbidden address, a bad certificate, an answer
@@ -118,7 +121,7 @@ class Engine:
         result = "cancelled"
         try:
             self.credentials.check(request)
-            response = await self._in_time(request)
+            response = await self._in_time(request, led_on)
             result = f"{response.status // 100}xx"
             return response
         except (RequestError, Reject) as error:
@@ -142,11 +145,11 @@ class Engine:
     def _shut(self, names: LookupThreads, proxy: Proxy | None) -> Engine:
         return Engine(self.limits, Guard(), ssl_context=self._context, names=names, proxy=proxy)
 
-    async def _in_time(self, request: Request) -> Response:
+    async def _in_time(self, request: Request, led_on: LedOn | None) -> Response:
         trail = Trail()
         try:
             async with CLOCK.timeout(None if request.timeout == math.inf else request.timeout):
-                return await self._follow(request, trail)
+                return await self._follow(request, trail, led_on)
         except TimeoutError:
             raise trail.late(request.timeout) from None
         except asyncio.CancelledError as cancelled:
@@ -154,12 +157,14 @@ class Engine:
                 mark_sent(cancelled)
             raise
 
-    async def _follow(self, request: Request, trail: Trail) -> Response:
+    async def _follow(self, request: Request, trail: Trail, led_on: LedOn | None) -> Response:
         response = await self._exchange(request, trail)
         for _ in range(min(request.redirects, LONGEST)):
             if (further := redirected(request, response)) is None:
                 break
             trail.next_hop()
+            if led_on is not None:
+                await led_on(response, further)
             request = further
             response = await self._exchange(request, trail)
         return response

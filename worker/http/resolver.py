@@ -24,6 +24,20 @@ class Undialled(PermissionError):
     """A socket was asked for an address nobody admitted: the hooks above it were passed by."""
 
 
+class _Dialled(socket.socket):
+    """Closes nothing that is no longer its own.
+
+    When the peer resets before the ClientHello is out, uvloop (0.23) has closed the number before it takes this object
+    for it, and tells it nothing of that. Whatever connection has the number by now would be closed with this object.
+    """
+
+    def __del__(self) -> None:
+        if self._io_refs:  # type: ignore[attr-defined] # held by a transport: all that is collected with it is this
+            self.detach()
+        else:
+            super().__del__()  # type: ignore[misc] # the C class has it
+
+
 class GuardedResolver(AbstractResolver):
     """Resolves, asks the guard, and pins: the sockets of this request may only dial what was admitted here.
 
@@ -91,7 +105,7 @@ def open_pinned(info: AddrInfo) -> socket.socket:
     family, kind, protocol, _, address = info
     if not is_pinned(address[0], address[1]):
         raise Undialled("an address was dialled that nobody admitted")
-    return socket.socket(family, kind, protocol)
+    return _Dialled(family, kind, protocol)
 
 
 def results(host: str, port: int, answers: list[str]) -> list[ResolveResult]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _held: ContextVar[tuple[Admission, ...]] = ContextVar("worker_admissions", default=())
 
 
-def held_here() -> tuple[Admission, ...]:
-    """What the current task runs under, its job first."""
-    return _held.get()
+def held_here(limiter: Limiter) -> tuple[Admission, ...]:
+    """What the current task runs under, its job first. Nothing of another worker's that this one was started in."""
+    return tuple(one for one in _held.get() if one.limiter is limiter)
 
 
 class Waiter:
@@ -37,6 +37,10 @@ class Waiter:
 
     def __lt__(self, other: Waiter) -> bool:
         return self.order < other.order
+
+    def is_older_than(self, other: Waiter) -> bool:
+        """Whether it was first seen before, and so goes first."""
+        return self.order[0] < other.order[0]
 
     def tell(self, busy: Busy | None) -> None:
         """The place is there, or will not be in time. Nothing to one who has left meanwhile."""
@@ -57,19 +61,21 @@ class Admission:
 
     __slots__ = (
         "_is_told",
-        "_limiter",
         "_outer",
         "_went_well",
         "asker",
         "called",
         "entered",
+        "job",
         "keys",
+        "limiter",
         "placed",
         "pool",
         "probes",
         "share",
         "since",
         "started",
+        "steps",
     )
 
     def __init__(
@@ -79,12 +85,17 @@ class Admission:
         asker: Asker,
         pool: Pool[Waiter] | None = None,
         share: Key[Waiter] | None = None,
+        job: Admission | None = None,
     ) -> None:
-        self._limiter = limiter
+        self.limiter = limiter
         self.keys = keys
         self.asker = asker
         self.pool = pool
         self.share = share
+        self.job = job
+        """What a step runs under."""
+        self.steps = 0
+        """How many steps of this job run."""
         self.entered: list[Key[Waiter]] = []
         self.placed = False
         self.started = False
@@ -92,8 +103,8 @@ class Admission:
         """When it got its common place, then when it started."""
         self.probes: set[Key[Waiter]] = set()
         """Keys whose breaker let it through as the one call that shows how the target is."""
-        self.called = False
-        """Whether a request was made: then that one's end says how its target is, and this one's says nothing."""
+        self.called: set[Key[Waiter]] = set()
+        """Keys that requests were made to: how those ended says how they are, and a failure here may be theirs."""
         self._went_well: bool | None = None
         self._is_told = False
         self._outer: tuple[Admission, ...] = ()
@@ -103,8 +114,24 @@ class Admission:
         self._went_well = well
         self._is_told = True
 
+    @property
+    def is_job(self) -> bool:
+        """Whether its waiting keeps a delivery from being seen: a step and a request wait in a job that was."""
+        return self.job is None and self.pool is not None
+
+    @property
+    def in_company(self) -> bool:
+        """Whether other steps of the same job run: then its slot is in use, however long this one waits."""
+        return self.job is not None and self.job.steps > 0
+
+    def to_tell(self, well: bool | None) -> list[Key[Waiter]]:
+        """The keys that such an end says something about: none that requests were made to, which have told already."""
+        if well is None or (self.called and not well):
+            return []
+        return [key for key in self.keys if key not in self.called]
+
     async def __aenter__(self) -> Self:
-        await self._limiter.admit(self)
+        await self.limiter.admit(self)
         self._outer = _held.get()
         _held.set((*self._outer, self))
         return self
@@ -117,4 +144,4 @@ class Admission:
             self._went_well = False
         elif error is None and not self._is_told:
             self._went_well = True
-        self._limiter.leave(self, self._went_well)
+        self.limiter.leave(self, self._went_well)

@@ -19,6 +19,9 @@ from worker.runtime.transport import CredentialUnavailable, NotInTime, RequestEr
 _UNKNOWN_METHOD: Final = 501
 """Says that the server does not know the method, not that it fails."""
 
+HASTY: Final = 0.05
+"""Part of the usual time that a target must have had, before it counts as one that does not answer in time."""
+
 
 class UnwatchedCall:
     """A request outside of all jobs."""
@@ -37,24 +40,28 @@ class WatchedCall:
     """A request of a job. Entering raises Snooze while the key of its host is held back.
 
     `is_late` says whether the step or the job has no time left: a request that is cut off then has not been answered
-    in time, and one that is cancelled before says nothing about its target.
+    in time, and one that is cancelled before says nothing about its target. Nor does one that had hardly any of the
+    `patience` (seconds) that is usual: it tells of who was in such a hurry.
     """
 
-    __slots__ = ("_admission", "_clock", "_is_late", "_key", "_limiter", "_probes", "_started")
+    __slots__ = ("_admission", "_clock", "_is_late", "_key", "_least", "_limiter", "_probes", "_started")
 
-    def __init__(self, limiter: Limiter, clock: Clock, host: str, is_late: Callable[[], bool]) -> None:
+    def __init__(
+        self, limiter: Limiter, clock: Clock, host: str, is_late: Callable[[], bool], patience: float = 0.0
+    ) -> None:
         self._limiter = limiter
         self._clock = clock
         self._is_late = is_late
+        self._least = HASTY * patience
         self._key: Key[Waiter] = limiter.key(host)
         self._admission: Admission | None = None
         self._probes = False
         self._started = 0.0
 
     async def __aenter__(self) -> Self:
-        outer = held_here()
+        outer = held_here(self._limiter)
         for one in outer:
-            one.called = True
+            one.called.add(self._key)
         try:
             await self._enter(next((one for one in outer if self._key in one.keys), None))
         except Busy as busy:
@@ -76,14 +83,13 @@ class WatchedCall:
     ) -> None:
         match error:
             case RequestTimeout() | NotInTime():
-                self._report(failed=True, too_much=True)
+                self._not_in_time()
             case RequestError() if not isinstance(error, CredentialUnavailable):
                 self._report(failed=True)
             case asyncio.CancelledError() if self._is_late():
-                self._report(failed=True, too_much=True)
+                self._not_in_time()
             case _:
-                if self._probes:
-                    self._limiter.health.lose_probe(self._key)
+                self._says_nothing()
         self._key.users -= 1
         if self._admission is not None:
             self._limiter.leave(self._admission, None)
@@ -101,6 +107,16 @@ class WatchedCall:
             return
         self._probes = key in under.probes
         under.probes.discard(key)
+
+    def _not_in_time(self) -> None:
+        if self._clock.monotonic() - self._started < self._least:
+            self._says_nothing()
+        else:
+            self._report(failed=True, too_much=True)
+
+    def _says_nothing(self) -> None:
+        if self._probes:
+            self._limiter.health.lose_probe(self._key)
 
     def _report(self, *, failed: bool, too_much: bool = False) -> None:
         self._probes = False

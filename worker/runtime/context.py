@@ -310,7 +310,7 @@ class Context:
 
     def call(self, host: str) -> Call:
         """What a request to `host` passes once it is its turn: the key of its target, which is told how it ended."""
-        return WatchedCall(self._tools.limiter, self._tools.clock, host, self._is_late)
+        return WatchedCall(self._tools.limiter, self._tools.clock, host, self._is_late, self._tools.step_timeout)
 
     def _is_late(self) -> bool:
         step = current_step()

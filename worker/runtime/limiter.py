@@ -6,7 +6,7 @@ What a key allows is decided in `worker.runtime.limits`; here is the asking, the
 from __future__ import annotations
 
 import random
-from bisect import insort
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Final
@@ -16,12 +16,12 @@ from worker.runtime.bound import Timer
 from worker.runtime.clock import Clock
 from worker.runtime.health import Health
 from worker.runtime.limits.key import Key, Refusal, Trouble
-from worker.runtime.limits.line import Line, held_delay, park_delay
 from worker.runtime.limits.paused import PausedKeys
 from worker.runtime.limits.share import Member, Pool
 from worker.runtime.limits.table import Table
-from worker.runtime.limits.values import BREAKER, BUSY_KEY, NOBODY, RETRY_AFTER, Asker, Busy, Limit, Places
-from worker.runtime.pausing import PAUSED
+from worker.runtime.limits.values import NOBODY, Asker, Busy, Limit, Places
+from worker.runtime.parking import Parking
+from worker.runtime.room import Room
 from worker.runtime.telemetry import Telemetry
 
 __all__ = ["KEY_PATIENCE", "Asker", "Busy", "Limit", "Limiter", "Places"]
@@ -33,9 +33,6 @@ SLOT_PATIENCE: Final = 0.25
 STEP_PATIENCE: Final = 2.0
 """How soon somebody above the share of his key must expect a place, in seconds. A step waits in its job's slot, where
 it keeps nobody from being seen."""
-
-LONGEST_FIRST: Final = 8.0
-"""Seconds that somebody above the share is parked for at most, or as long as he has waited by now."""
 
 REVIEW_EVERY: Final = 0.25
 LEAST_TIMER: Final = 0.001
@@ -54,17 +51,15 @@ class Limiter:
         self._places = places
         self._clock = clock
         self._telemetry = telemetry
-        self._chance = chance
         self.health = Health(clock, telemetry, chance, held_back=self._send_away, changed=self._pump)
         self._table: Table[Waiter] = Table(places, clock.monotonic, self.health.forgotten)
         self._paused = PausedKeys()
+        self._parking = Parking(clock, chance, self._paused)
         self._slots: Pool[Waiter] = Pool(places.concurrency, SLOT_PATIENCE)
         self._steps: Pool[Waiter] = Pool(places.steps, STEP_PATIENCE)
         self._reviews: dict[Pool[Waiter], Timer] = {}
         self._rate_timers: dict[Key[Waiter], Timer] = {}
-        self._crowd: dict[Key[Waiter], None] = {}
-        """Keys that somebody waits for, and how many wait in all."""
-        self._waiting = 0
+        self._room = Room(places.waiters)
         self._numbers = 0
 
     def job(self, keys: Iterable[str], own_limits: Mapping[str, int], asker: Asker = NOBODY) -> Admission:
@@ -82,16 +77,18 @@ class Limiter:
 
     def step(self, key: str | None = None) -> Admission:
         """A place for one try of a step, under `key` if it has one. It counts in the share of that, or of its job."""
-        outer = held_here()
-        asker, share = (outer[0].asker, outer[0].share) if outer else (NOBODY, None)
+        outer = held_here(self)
+        job = outer[0] if outer else None
+        asker, share = (job.asker, job.share) if job else (NOBODY, None)
         if key is None:
-            return Admission(self, (), asker, self._steps, share or self._table.own("type:", None))
+            return Admission(self, (), asker, self._steps, share or self._table.own("type:", None), job)
         found = self._table.key(key)
-        return Admission(self, (found,), asker, self._steps, found)
+        keys = () if any(found in one.keys for one in outer) else (found,)  # it would wait for its own job
+        return Admission(self, keys, asker, self._steps, found, job)
 
     def call(self, key: Key[Waiter]) -> Admission:
         """A place under a key for one request whose task has none."""
-        outer = held_here()
+        outer = held_here(self)
         return Admission(self, (key,), outer[0].asker if outer else NOBODY)
 
     def key(self, name: str) -> Key[Waiter]:
@@ -114,7 +111,7 @@ class Limiter:
             "slots": self._places.concurrency - self._slots.free,
             "steps": self._places.steps - self._steps.free,
             "gates": sum(bool(key.users) or (key.gate is not None and key.gate.held > 0) for key in self._table),
-            "waiting": self._waiting,
+            "waiting": self._room.waiting,
         }
 
     def troubles(self) -> list[Trouble]:
@@ -134,7 +131,7 @@ class Limiter:
         try:
             now = self._clock.monotonic()
             for key in admission.keys:
-                self._judge(key, admission.asker, now)
+                self._judge(key, admission, now)
             for key in admission.keys:
                 if key.is_narrow:
                     await self._enter(key, admission)
@@ -148,9 +145,8 @@ class Limiter:
     def leave(self, admission: Admission, well: bool | None) -> None:
         """Take back what it has."""
         now = self._clock.monotonic()
-        if well is not None and not admission.called:
-            for key in admission.keys:
-                self.health.report(key, admission.since, failed=not well, too_much=not well)
+        for key in admission.to_tell(well):
+            self.health.report(key, admission.since, failed=not well, too_much=not well)
         for key in admission.probes:
             self.health.lose_probe(key)
         for key in admission.entered:
@@ -166,16 +162,18 @@ class Limiter:
             pool.give_back(self._member(pool, share), now, now - admission.since)
             if pool is self._steps:
                 self._telemetry.step_ended()
+                if admission.job is not None:
+                    admission.job.steps -= 1
             if pool.any_waiting:
                 self._fill(pool, now)
 
-    def _judge(self, key: Key[Waiter], asker: Asker, now: float) -> None:
+    def _judge(self, key: Key[Waiter], admission: Admission, now: float) -> None:
         """Raise Busy if the key turns this one away; without waiting, and before anything is held."""
         if key.line is not None:
-            key.line.returned(asker.id)
-        self.check(key, asker, now)
+            key.line.returned(admission.asker.id)
+        self.check(key, admission.asker, now)
         if key.is_narrow and (key.waiting or not key.has_place(now)):
-            self._check_wait(key, asker, now)
+            self._check_wait(key, admission, now)
 
     def check(self, key: Key[Waiter], asker: Asker, now: float) -> None:
         """Raise Busy if the key is held back."""
@@ -185,19 +183,17 @@ class Limiter:
     def _refusal(self, key: Key[Waiter], now: float) -> Refusal | None:
         return (self._paused and self._paused.refusal(key)) or key.refusal(now)
 
-    def _check_wait(self, key: Key[Waiter], asker: Asker, now: float) -> Waiter | None:
+    def _check_wait(self, key: Key[Waiter], admission: Admission, now: float) -> Waiter | None:
         """Raise Busy if it may not wait for the key. Returns the one who has to go for it, if the room is full."""
-        refusal = key.free_in(now, self._ahead(key, asker))
-        if refusal.seconds <= KEY_PATIENCE and self._places.waiters:
-            if self._waiting < self._places.waiters:
+        if admission.in_company:
+            return None
+        asker = admission.asker
+        refusal = key.free_in(now, self._parking.ahead(key, asker))
+        if refusal.seconds <= KEY_PATIENCE:
+            if not admission.is_job or self._room.has_place:
                 return None
-            fullest = max(self._crowd, key=lambda one: (len(one.waiting), one is key))
-            youngest = fullest.waiting[-1]
-            is_first = (
-                asker.first_seen < youngest.order[0] if fullest is key else len(fullest.waiting) > len(key.waiting) + 1
-            )
-            if is_first:
-                return youngest
+            if (leaving := self._room.leaving_for(key, asker)) is not None:
+                return leaving
         raise self._busy(key, refusal, asker, now)
 
     async def _enter(self, key: Key[Waiter], admission: Admission) -> None:
@@ -206,14 +202,11 @@ class Limiter:
             key.enter(admission, since)
             admission.entered.append(key)
             return
-        leaving = self._check_wait(key, admission.asker, since)
+        leaving = self._check_wait(key, admission, since)
         if leaving is not None:
             self._refuse(leaving, leaving.key.free_in(since))
-        self._numbers += 1
-        waiter = Waiter(admission, key, self._numbers)
-        insort(key.waiting, waiter)
-        self._crowd[key] = None
-        self._waiting += 1
+        waiter = self._waiter(admission, key)
+        self._room.enter(waiter)
         waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_patience, waiter))
         self._pump(key)
         try:
@@ -229,21 +222,44 @@ class Limiter:
         if pool.take(member, now):
             self._placed(admission, now)
             return
-        if not pool.may_wait(member, now):
-            raise self._crowding(pool, share, admission.asker, now)
-        waiter = Waiter(admission, share, 0)
-        pool.wait(member, waiter)
+        waiter = self._waiter(admission, share)
+        if not admission.in_company and not pool.may_wait(member, now):
+            if not member.waiting or not waiter.is_older_than(member.waiting[-1]):
+                raise self._crowding(pool, share, admission.asker, now)
+            self._send_back(pool, member, member.waiting[-1], now)
+        pool.wait(member, waiter, bisect(member.waiting, waiter))
         self._arm_review(pool)
+        if pool is self._steps:
+            waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_step, waiter))
         try:
             await waiter.told()
         finally:
+            if waiter.timer is not None:
+                waiter.timer.cancel()
             if waiter in member.waiting:
                 pool.leave(member, waiter)
+
+    def _waiter(self, admission: Admission, key: Key[Waiter]) -> Waiter:
+        self._numbers += 1
+        return Waiter(admission, key, self._numbers)
+
+    def _lose_step(self, waiter: Waiter) -> None:
+        """It keeps its job's slot for nothing, unless other steps of the job run meanwhile."""
+        if waiter.admission.in_company:
+            waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_step, waiter))
+        elif waiter in waiter.key.steps.waiting:
+            self._send_back(self._steps, waiter.key.steps, waiter, self._clock.monotonic())
+
+    def _send_back(self, pool: Pool[Waiter], member: Member[Waiter], waiter: Waiter, now: float) -> None:
+        pool.leave(member, waiter)
+        waiter.tell(self._crowding(pool, waiter.key, waiter.admission.asker, now))
 
     def _placed(self, admission: Admission, now: float) -> None:
         admission.placed, admission.since = True, now
         if admission.pool is self._steps:
             self._telemetry.step_started()
+            if admission.job is not None:
+                admission.job.steps += 1
 
     def _start(self, admission: Admission) -> None:
         """The last look: a key may have come into trouble while a place was waited for."""
@@ -258,9 +274,6 @@ class Limiter:
                 admission.probes.add(key)
 
     # Those who wait.
-
-    def _ahead(self, key: Key[Waiter], asker: Asker) -> int:
-        return sum(waiter.order[0] <= asker.first_seen for waiter in key.waiting)
 
     def _pump(self, key: Key[Waiter]) -> None:
         """Give what places there are to those who wait, the oldest first."""
@@ -283,6 +296,9 @@ class Limiter:
         self._pump(key)
 
     def _lose_patience(self, waiter: Waiter) -> None:
+        if waiter.admission.in_company:
+            waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_patience, waiter))
+            return
         self._refuse(waiter, waiter.key.free_in(self._clock.monotonic()))
 
     def _refuse(self, waiter: Waiter, refusal: Refusal) -> None:
@@ -297,10 +313,7 @@ class Limiter:
             return
         waiter.timer.cancel()
         waiter.timer = None
-        waiter.key.waiting.remove(waiter)
-        self._waiting -= 1
-        if not waiter.key.waiting:
-            del self._crowd[waiter.key]
+        self._room.leave(waiter)
 
     def _fill(self, pool: Pool[Waiter], now: float) -> None:
         """Give what places there are to those who wait for them."""
@@ -316,7 +329,7 @@ class Limiter:
         """Look after those who wait for common places: who crowds the house is turned away."""
         del self._reviews[pool]
         now = self._clock.monotonic()
-        for waiter in pool.turned_away(now):
+        for waiter in pool.turned_away(now, stays=lambda waiter: waiter.admission.in_company):
             waiter.tell(self._crowding(pool, waiter.key, waiter.admission.asker, now))
         self._fill(pool, now)
         if pool.any_waiting:
@@ -326,32 +339,10 @@ class Limiter:
         return share.slots if pool is self._slots else share.steps
 
     def _crowding(self, pool: Pool[Waiter], share: Key[Waiter], asker: Asker, now: float) -> Busy:
-        """For somebody above the share of his key. What it gives back when it is well again cannot be told from now."""
-        ahead = self._parked_before(share, asker, now)
-        expected = pool.free_in(self._member(pool, share), now, ahead)
-        return self._parked(share, BUSY_KEY, min(expected, max(LONGEST_FIRST, self._age(asker))), asker, now)
+        return self._parking.crowding(share, asker, now, partial(pool.free_in, self._member(pool, share), now))
 
     def _busy(self, key: Key[Waiter], refusal: Refusal, asker: Asker, now: float) -> Busy:
-        """The word for being turned away, with the time until its turn."""
-        if refusal.reason not in (BREAKER, RETRY_AFTER, PAUSED):
-            ahead = self._ahead(key, asker) + self._parked_before(key, asker, now)
-            return self._parked(key, refusal.reason, key.free_in(now, ahead).seconds, asker, now)
-        since = self._paused.paused_for(key, now) or key.in_trouble_for(now)
-        left = asker.latest - self._clock.now()
-        delay = held_delay(refusal.seconds, since=since, age=self._age(asker), chance=self._chance(), left=left)
-        return Busy(key.name.key, refusal.reason, delay)
-
-    def _parked_before(self, key: Key[Waiter], asker: Asker, now: float) -> int:
-        return 0 if key.line is None else key.line.older(asker.id, asker.first_seen, now)
-
-    def _parked(self, key: Key[Waiter], reason: str, expected: float, asker: Asker, now: float) -> Busy:
-        key.line = key.line or Line()
-        delay = park_delay(expected, chance=self._chance(), left=asker.latest - self._clock.now())
-        key.line.parked(asker.id, asker.first_seen, now, delay)
-        return Busy(key.name.key, reason, delay)
-
-    def _age(self, asker: Asker) -> float:
-        return max(0.0, self._clock.now() - asker.first_seen) if asker.first_seen else 0.0
+        return self._parking.busy(key, refusal, asker, now)
 
     def _send_away(self, key: Key[Waiter]) -> None:
         """Nobody waits for a key that is held back."""
@@ -360,6 +351,7 @@ class Limiter:
             return
         for waiter in list(key.waiting):
             self._refuse(waiter, refusal)
-        for waiter in list(key.slots.waiting):
-            self._slots.leave(key.slots, waiter)
-            waiter.tell(self._busy(key, refusal, waiter.admission.asker, now))
+        for pool, member in ((self._slots, key.slots), (self._steps, key.steps)):
+            for waiter in [one for one in member.waiting if key in one.admission.keys]:
+                pool.leave(member, waiter)
+                waiter.tell(self._busy(key, refusal, waiter.admission.asker, now))

@@ -17,6 +17,7 @@ from worker.core.message import Delivery, Epoch
 from worker.core.outcome import Rejected, Snoozed, Succeeded
 from worker.core.policy import on_arrival
 from worker.runtime.announcements import Announcements
+from worker.runtime.asked import as_asked
 from worker.runtime.attempt import NOT_VALIDATED, Attempt
 from worker.runtime.clock import Clock
 from worker.runtime.conclusions import Conclusions
@@ -254,7 +255,7 @@ class Pipeline:
             async with self._limiter.job(keys, rules.own_limits, asker) as admission:
                 attempt = await self._run(record, job, registration, payload, rules.timeout)
                 admission.ended(well=attempt.ended.well)
-                return attempt
+                return replace(attempt, ended=as_asked(attempt.ended, admission, self._clock, self._conclusions.chance))
         except Busy as busy:
             self._arrivals.turned_away(job, busy)
             return Attempt.without_run(job, Snoozed(busy.delay, busy.reason))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from worker.core.broker import PublishFailed
 from worker.core.outcome import Snooze
-from worker.runtime.limiter import Busy
+from worker.runtime.limits.values import BREAKER, Busy
 from worker.runtime.quick_retry import StepRetry, with_quick_retries
 from worker.runtime.tools import Tools
 from worker.runtime.transport import NotSent
@@ -41,6 +41,31 @@ def current_step() -> Numbered | None:
     return _current.get()
 
 
+class _Tries:
+    """The tries of one step in one attempt."""
+
+    def __init__(self) -> None:
+        self._failed: Exception | None = None
+        self.turned_away = False
+        """Whether a breaker lets no further try pass."""
+
+    async def one(self, call: Callable[[], Awaitable[T]]) -> T:
+        """One of them. Turned away by a breaker after a try that failed, it raises that failure again.
+
+        It had its try: were it free, the one call that a breaker lets through would never cost its job an attempt.
+        """
+        try:
+            return await call()
+        except Snooze as snooze:
+            if self._failed is None or snooze.reason != BREAKER:
+                raise
+            self.turned_away = True
+        except Exception as error:
+            self._failed = error
+            raise
+        raise self._failed
+
+
 class StepRunner:
     """Runs the steps of one attempt."""
 
@@ -61,8 +86,9 @@ class StepRunner:
             raise ValueError(f"step {name!r} inside step {outer.name!r} cannot have a key; give it to {outer.name!r}")
         clock = self._tools.clock
         seconds = self._tools.step_timeout if timeout is None else timeout
+        tries = _Tries()
 
-        async def once() -> T:
+        async def one_try() -> T:
             async with self.place(key), clock.timeout(seconds) as bound:
                 token = _current.set(Numbered(name, clock.monotonic() + seconds))
                 try:
@@ -74,11 +100,13 @@ class StepRunner:
             return result
 
         def repeatable(error: BaseException) -> bool:
+            if tries.turned_away:
+                return False
             if retry.when == "unsent":
                 return isinstance(error, NotSent)
             return isinstance(error, PublishFailed) or self._tools.transport.is_transient(error)
 
-        return await with_quick_retries(once, retry, repeatable=repeatable, clock=clock)
+        return await with_quick_retries(lambda: tries.one(one_try), retry, repeatable=repeatable, clock=clock)
 
     @asynccontextmanager
     async def place(self, key: str | None) -> AsyncIterator[None]:

@@ -82,7 +82,7 @@ class Farm:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listeners: list[_Listener] = []
         self._servers: list[asyncio.Server] = []
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -105,33 +105,57 @@ class Farm:
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._writers.append(writer)
-            if task := asyncio.current_task():
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
             # The callback of asyncio.start_server would log a cancellation as an error.
             with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
                 try:
                     await script(Peer(reader, writer, ledger))
                 finally:
-                    writer.close()
+                    if not writer.is_closing():  # a TLS transport that is closed twice can no longer be aborted
+                        writer.close()
 
         def protocol() -> asyncio.StreamReaderProtocol:
             return asyncio.StreamReaderProtocol(_Counting(ledger, self._loop), accept, loop=self._loop)
 
-        server = await self._loop.create_server(protocol, "127.0.0.1", 0, ssl=tls, backlog=512)
-        self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1]), ledger
+        listener = _Listener()
+        self._listeners.append(listener)
+        self._servers.append(await self._loop.create_server(protocol, sock=listener, ssl=tls, backlog=512))
+        return int(listener.getsockname()[1]), ledger
 
     async def _close(self) -> None:
+        """Until every connection is closed, also one that is not yet through its handshake, or was just accepted.
+
+        Those have no writer: asyncio's own tasks hold them. A socket that is left to the garbage collector when the
+        loop ends is a warning in whichever test that runs in.
+        """
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)  # a server that is closed at once loses what it has just accepted
+        while (tasks := asyncio.all_tasks() - {asyncio.current_task()}) or any(one.is_busy for one in self._listeners):
+            await asyncio.sleep(0)  # nor may a task be cancelled before its first step: it would lose its socket
+            for task in tasks:
+                task.cancel()
+            for writer in self._writers:
+                writer.transport.abort()
         for server in self._servers:
             server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in self._writers:
-            writer.transport.abort()
-        for _ in range(3):  # a transport is closed a turn later, one of TLS two
-            await asyncio.sleep(0)
+
+
+class _Listener(socket.socket):
+    """Listens on loopback, and remembers whom it has accepted."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self._accepted: list[socket.socket] = []
+        self.bind(("127.0.0.1", 0))
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().accept()
+        self._accepted.append(accepted)
+        return accepted, address
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a connection is still open."""
+        return any(one.fileno() >= 0 for one in self._accepted)
 
 
 class _Counting(asyncio.StreamReader):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from worker.runtime.limits.breaker import LONGEST_OPEN, PROBE_LONGEST, Breaker, Change, State
@@ -19,10 +21,12 @@ def ask(breaker: Breaker, calls: int, failures: int, *, begin: float, seconds: f
 
 
 OPENS = [
-    (19, 19, 10.0, False),
-    (20, 20, 10.0, True),
-    (20, 20, 29.0, True),  # one that is asked seldom
-    (20, 20, 80.0, False),  # never so many within its memory
+    (19, 19, 3.9, False),
+    (20, 20, 3.9, True),
+    (19, 15, 10.0, False),
+    (20, 10, 10.0, True),
+    (20, 10, 29.0, True),  # one that is asked seldom
+    (20, 16, 80.0, False),  # never so many within its memory
     (40, 16, 10.0, False),
     (40, 20, 10.0, True),
     (1000, 400, 10.0, False),
@@ -47,6 +51,31 @@ def test_a_busy_target_is_judged_by_its_last_seconds() -> None:
     assert ask(breaker, 10_000, 0, begin=1030.3, seconds=10.0) is None
     assert ask(breaker, 10_000, 10_000, begin=1041.0, seconds=10.0) is not None
     assert 1 <= breaker.since - 1041 <= 4
+
+
+@pytest.mark.parametrize(
+    ("times", "opens"),
+    [
+        ((0, 1, 2, 3, 4), True),
+        ((0, 1, 2, 3, 3.9), False),  # a blip
+        ((0, 0, 0, 0, 0, 4), True),
+        ((0, 1, 2, 4), False),  # too few
+        ((0, 50, 100, 150, 200), True),
+        ((0, 1, 2, 63, 64, 65), False),  # a run of its own
+    ],
+)
+def test_failures_in_a_row_open_it_where_calls_are_few(times: tuple[float, ...], *, opens: bool) -> None:
+    breaker = Breaker()
+    changes = [breaker.failed(1000.0 + at, 1000.0 + at, 0.0) for at in times]
+    assert changes[:-1] == [None] * (len(times) - 1)
+    assert (changes[-1] is not None) == opens
+
+
+def test_one_success_ends_the_run() -> None:
+    breaker = Breaker()
+    for at in range(12):
+        change = breaker.succeeded if at % 5 == 4 else partial(breaker.failed, chance=0.0)
+        assert change(1000.0 + at, 1000.0 + at) is None
 
 
 def opened(chance: float = 0.0) -> Breaker:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from worker.runtime.limiter import Limit, Limiter, Places
 from worker.runtime.limits.adaptive import Adaptive
 from worker.runtime.limits.hold import LONGEST_ASKED, Hold
-from worker.runtime.limits.line import LONGEST, Line, held_delay, park_delay
+from worker.runtime.limits.line import FEW, LONGEST, MOST, OVERDUE, Line, held_delay, park_delay
+from worker.runtime.telemetry import Silent
+from worker.testing import ManualClock
 
 
 def held(asked: float | None, chance: float = 0.0) -> float:
@@ -70,6 +73,17 @@ def test_calls_that_were_under_way_together_are_one_trouble() -> None:
     assert adaptive.places == 24
 
 
+async def test_what_was_under_way_when_the_places_shrank_shrinks_them_no_further() -> None:
+    clock = ManualClock()
+    limits = Limiter(Places(keys={"api": Limit(50, adaptive=True)}), clock, Silent(), lambda: 0.0)
+    key, started = limits.key("api"), clock.monotonic()
+    for _ in range(3):
+        await clock.advance(2)
+        limits.health.report(key, started, failed=True, too_much=True)
+    assert key.gate is not None
+    assert key.gate.places == 35
+
+
 def test_success_grows_it_back_and_never_above_the_limit() -> None:
     adaptive = Adaptive(50)
     adaptive.was_too_much(started=0.0, now=0.0)
@@ -129,3 +143,17 @@ def test_a_line_knows_who_is_older_and_forgets_who_does_not_come() -> None:
     assert line.older("x", 9.0, 10.0) == 2
     assert line.older("x", 9.0, 10 + 5 + 61) == 1
     assert line.older("x", 9.0, 10 + 300 + 61) == 0
+
+
+def test_a_line_remembers_so_many_and_no_more_however_often_they_come_back() -> None:
+    line = Line()
+    for number in range(MOST + 10):
+        line.parked(f"id{number}", float(number), now=0.0, delay=300.0)
+    assert len(line) == line.older("x", 1e9, 0.0) == MOST
+    line = Line()
+    for now in range(1000):
+        for name in ("a", "b"):
+            line.parked(name, 1.0, now=float(now), delay=300.0)
+    assert len(line._due) <= 2 * 2 + FEW
+    assert line.older("x", 9.0, 999 + 300 + OVERDUE - 1) == 2
+    assert line.older("x", 9.0, 999 + 300 + OVERDUE) == 0

@@ -77,3 +77,13 @@ def test_whoever_starts_late_counts_from_then() -> None:
     rates.start(150.0)
     assert rates.free_in(159.9) > 0
     assert rates.free_in(160.2) == 0
+
+
+@pytest.mark.parametrize("part", range(PARTS + 1))
+def test_nothing_is_left_of_a_start_that_is_long_past(part: int) -> None:
+    rates = Rates([Rate(1, float(PARTS))])
+    rates.reserve()
+    rates.start(1000.0 + part)
+    assert rates.free_in(1000.0 + part) > 0
+    assert rates.free_in(1000.0 + part + 10 * PARTS) == 0
+    assert rates.is_empty(1000.0 + part + 10 * PARTS)

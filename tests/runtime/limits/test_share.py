@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 
 import pytest
 
 from tests.runtime.limits.crowd import Crowd
-from worker.runtime.limiter import Limiter, Places
+from worker.runtime.limiter import Asker, Busy, Limiter, Places
 from worker.runtime.limits.share import Member, Pool
 from worker.runtime.telemetry import Silent
 from worker.testing import ManualClock
+from worker.testing.clock import let_run
 
 
 def crowd(concurrency: int = 100) -> Crowd:
@@ -59,6 +61,50 @@ def test_several_greedy_keys_leave_room_for_the_next() -> None:
     assert pool.free == 6
 
 
+def asking_in_turn(pool: Pool[str], members: list[Member[str]], now: float) -> int:
+    """What they take in all, each as often as it can."""
+    return sum(pool.take(member, now) for _ in range(100) for member in members)
+
+
+def test_however_many_give_nothing_back_together_they_leave_room() -> None:
+    pool: Pool[str] = Pool(100, 0.25)
+    light, hanging = Member[str](), [Member[str]() for _ in range(30)]
+    assert pool.take(light, 100.0)
+    pool.give_back(light, 100.0, 0.01)
+    pool.take(light, 100.0)
+    pool.give_back(light, 100.0, 0.01)
+    assert asking_in_turn(pool, hanging, 100.1) == 80
+    assert not pool.may_wait(hanging[0], 102.0)
+    new = Member[str]()
+    assert taken(pool, new, 2, now=102.0) == 1  # who is new is not held up by them
+    assert taken(pool, light, 5, now=102.0) == 5
+    for _ in range(5):
+        pool.give_back(light, 102.0, 0.01)
+    assert asking_in_turn(pool, hanging, 110.0) == 0
+    assert asking_in_turn(pool, hanging, 120.1) > 0  # nobody else has asked for 10 s
+
+
+def test_a_key_that_held_its_places_for_long_is_one_of_them_from_the_first_place_on() -> None:
+    pool: Pool[str] = Pool(100, 0.25)
+    light, slow = Member[str](), [Member[str]() for _ in range(100)]
+    for member, seconds in ((light, 0.01), *((one, 10.0) for one in slow)):
+        assert pool.take(member, 100.0)
+        pool.give_back(member, 100.0, seconds)
+    pool.take(light, 100.0)
+    pool.give_back(light, 100.0, 0.01)
+    assert asking_in_turn(pool, slow, 100.1) == 88
+    assert pool.free == 12
+
+
+def test_of_those_that_wait_the_key_with_the_fewest_places_goes_first() -> None:
+    pool: Pool[str] = Pool(10, 0.25)
+    many, few = Member[str](), Member[str]()
+    assert taken(pool, many, 2) == 2
+    for member, name in ((many, "many"), (few, "few")):
+        pool.wait(member, name)
+    assert [pool.next(100.0), pool.next(100.0)] == ["few", "many"]
+
+
 def test_keys_that_wait_take_turns() -> None:
     pool: Pool[str] = Pool(2, 0.25)
     first, second = Member[str](), Member[str]()
@@ -87,7 +133,59 @@ def test_equally_slow_keys_wait_for_each_other_and_are_not_turned_away() -> None
     assert all(pool.may_wait(member, 105.0) for member in slow)
 
 
+def test_who_may_wait_grows_with_the_time_that_places_are_held() -> None:
+    pool: Pool[str] = Pool(20, 0.25)
+    light, slow = Member[str](), Member[str]()
+    pool.take(light, 100.0)
+    pool.give_back(light, 100.0, 0.01)
+    pool.take(slow, 100.0)
+    pool.give_back(slow, 100.0, 10.0)
+    assert taken(pool, slow, 20) == 16
+    pool.take(light, 100.0)
+    for number in range(10):
+        pool.wait(slow, f"waits{number}")
+    assert pool.turned_away(100.5) == [f"waits{number}" for number in range(3, 10)]  # 16 places in 10 s: 3 in 2 s
+
+
 # With jobs.
+
+
+async def test_of_those_that_wait_for_a_slot_the_oldest_goes_first_and_drives_out_the_youngest() -> None:
+    clock = ManualClock()
+    limits = Limiter(Places(concurrency=10), clock, Silent(), lambda: 0.5)
+    told = list[str]()
+
+    async def job(name: str, key: str, first_seen: float, seconds: float) -> None:
+        try:
+            async with limits.job([key], {}, Asker(name, first_seen, "type")):
+                told.append(name)
+                await clock.sleep(seconds)
+        except Busy:
+            told.append(f"not {name}")
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def comes(name: str, key: str, first_seen: float, seconds: float = 4.0) -> None:
+        tasks.append(asyncio.create_task(job(name, key, first_seen, seconds)))
+        await let_run()
+
+    await comes("first", "heavy", 1.0, 4.0)
+    await clock.advance(4.0)
+    for number in range(12):
+        await comes(f"holds{number}", "heavy", 2.0)
+        await clock.advance(0.5)
+    await comes("last", "heavy", 2.0)
+    await comes("light", "light", 2.0, 0.01)
+    await clock.advance(0.1)
+    told.clear()
+    for name, first_seen in (("young", 60.0), ("old", 40.0), ("fresh", 70.0), ("older", 30.0)):
+        await comes(name, "heavy", first_seen)
+    assert told == ["not fresh", "not young"]
+    await clock.advance(1.5)
+    assert told[2:] == ["older", "old"]
+    await clock.advance(10.0)
+    await asyncio.gather(*tasks)
+    assert set(limits.in_use().values()) == {0}
 
 
 async def test_a_heavy_key_that_is_healthy_is_not_parked_and_holds_nobody_up() -> None:
@@ -122,6 +220,22 @@ async def test_a_key_that_hangs_is_moved_out_of_the_way_and_the_light_one_keeps_
     # Of those that were turned away few waited: they would have kept the light ones from being delivered.
     waiting = the.limiter.in_use()
     assert waiting["slots"] <= 41
+
+
+async def test_many_hosts_that_hang_hold_nobody_up() -> None:
+    """Each of them is asked less than once a second: too seldom to be above any share of its own."""
+    the, chance = crowd(50), random.Random(2)
+    for number, at in enumerate(every(0.05, until=25.0)):
+        the.job(f"light{number}", ["a"], lambda: 0.02, at=at)
+    for number, at in enumerate(every(0.03, until=23.0)):
+        the.job(f"heavy{number}", [f"b{chance.randrange(40)}"], lambda: 10.0, at=at + 2)
+    await the.until(27, step=0.25)
+    light = sorted(the.waits("light"))
+    assert len(light) == 500
+    print(f"beside 40 hosts that hang: 90 % start within {light[450]:.2f} s, all within {light[-1]:.2f} s")  # noqa: T201
+    assert light[450] <= 0.05
+    assert light[-1] <= 2.0
+    assert not [name for name in the.parks if name.startswith("light")]
 
 
 async def test_jobs_without_a_key_count_under_their_type() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterable, Mapping
 
@@ -19,12 +20,13 @@ def crowd(places: Places, seed: int = 1) -> Crowd:
     return Crowd(Limiter(places, clock, Silent(), random.Random(seed).random), clock)
 
 
-def fair_turns(arrived: Mapping[str, float], seconds: float) -> dict[str, float]:
+def fair_turns(arrived: Mapping[str, float], seconds: float, places: int = 1) -> dict[str, float]:
     """How long each would have waited in one line, first come, first served."""
-    turns, free = {}, 0.0
+    turns, free = {}, [0.0] * places
     for name, at in sorted(arrived.items(), key=lambda one: one[1]):
-        start = max(free, at)
-        turns[name], free = start - at, start + seconds
+        start = max(heapq.heappop(free), at)
+        turns[name] = start - at
+        heapq.heappush(free, start + seconds)
     return turns
 
 
@@ -58,6 +60,27 @@ async def test_nobody_starves_on_a_slow_key(seconds: float, jobs: int, most_park
     assert max(the.parks.values()) <= 2 * most_parks
     assert parks <= most_parks
     assert set(the.limiter.in_use().values()) == {0}
+
+
+@pytest.mark.parametrize(("seconds", "jobs", "load", "most"), [(1.0, 300, 0.95, 6.0), (3.0, 200, 0.9, 4.0)])
+async def test_nobody_starves_above_the_share(seconds: float, jobs: int, load: float, most: float) -> None:
+    """A heavy key without a limit beside a light one; fresh jobs keep coming at nearly all that its share can do."""
+    the, places = crowd(Places(concurrency=20)), 16
+    ends = 4 * jobs * seconds / places
+    for number in range(jobs):
+        the.job(f"early{number}", ["heavy"], lambda: seconds, at=0.5 + number / 1000)
+    for number, at in enumerate(arrivals(2, every=seconds / places / load, until=ends)):
+        the.job(f"fresh{number}", ["heavy"], lambda: seconds, at=at)
+    for number in range(int(2 * ends)):
+        the.job(f"light{number}", ["light"], lambda: 0.02, at=float(number))
+    await the.until(2 * ends, step=0.5)
+    heavy = {name: at for name, at in the.arrived.items() if not name.startswith("light")}
+    turns = fair_turns(heavy, seconds, places)
+    worst = max((the.started[name] - at) / turns[name] for name, at in heavy.items() if turns[name] >= 5 * seconds)
+    parks = sum(the.parks[name] for name in heavy) / len(heavy)
+    print(f"{len(heavy)} jobs of {seconds:g} s: worst wait {worst:.2f} of its turn, {parks:.1f} parks a job")  # noqa: T201
+    assert worst <= most
+    assert max(the.waits("light")) <= 0.05
 
 
 async def test_what_is_above_a_rate_is_spread_over_the_time_that_it_needs() -> None:

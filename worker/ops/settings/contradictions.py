@@ -9,6 +9,7 @@ from typing import Final
 from worker.core.units import format_duration
 from worker.ops.settings.addresses import every_address
 from worker.ops.settings.catalogue import Settings
+from worker.ops.settings.limit_names import misspelt_hosts
 
 HANDBACK: Final = 5.0
 """Seconds of the drain's grace that are kept for handing back what has not finished."""
@@ -107,6 +108,13 @@ def _tables(settings: Settings) -> Iterator[Finding]:
                 yield Finding((), f"credentials.{name}: its secret goes to {origin} unencrypted; use https://")
         if credential.token_url is not None and credential.token_url.startswith("http://"):
             yield Finding((), f"credentials.{name}: client_secret goes to its token_url unencrypted; use https://")
+
+    for name, key in misspelt_hosts(settings.limits):
+        text = (
+            f'limits."{name}": no host has this key, for it is the host alone, in lower case; write limits."{key}",'
+            " unless a limit_key or a handler's key is spelt so"
+        )
+        yield Finding((), text)
 
 
 def _is_here(host: str) -> bool:

@@ -128,7 +128,8 @@ class Breaker:
         """A call that began at `started` was answered."""
         match self.state:
             case State.CLOSED:
-                self._calls[self._part(now)] += 1
+                part = self._part(now)  # first: it may begin new counts
+                self._calls[part] += 1
                 self._run = _NO_RUN
             case State.HALF_OPEN if started >= self._state_since:
                 return self._close(now)

@@ -35,6 +35,10 @@ LAST: Final = 1.0
 """Seconds before the last moment at which a job makes sense: then it is back once more, whatever was expected."""
 
 
+FEW: Final = 16
+"""Entries of jobs that are back which are kept anyhow, beside as many as there are jobs."""
+
+
 def park_delay(expected: float, *, chance: float, left: float = math.inf) -> float:
     """Seconds to park a job whose turn is `expected` in so many: whole ones, as the ladder can wait for alone.
 
@@ -81,6 +85,9 @@ class Line:
         self._parked[id] = first_seen, until
         insort(self._by_age, (first_seen, id))
         heapq.heappush(self._due, (until, id))
+        if len(self._due) > 2 * len(self._parked) + FEW:
+            self._due = [(until, one) for one, (_, until) in self._parked.items()]
+            heapq.heapify(self._due)
 
     def returned(self, id: str) -> None:
         """It is here again, or will not come."""

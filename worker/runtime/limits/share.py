@@ -9,6 +9,7 @@ what hangs does not fill the house with those who wait for it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from worker.runtime.limits.service import Service
@@ -24,8 +25,13 @@ WANTED: Final = 10.0
 MOST_ASKERS: Final = 10_000
 
 QUIET: Final = 1.0
-"""Seconds after which a key that gave no place back is one of the quiet ones, as is who never gave any. Who holds none
-is judged by how long it held them before."""
+"""Seconds after which a key that gave no place back is one of the quiet ones, as is who never gave any, or is not
+expected to so soon by how long it held them before."""
+
+PATIENCE_PART: Final = 0.25
+MOST_PATIENCE: Final = 2.0
+"""Part of the time that a key's places are held for which somebody may wait for one, and the most seconds of that: else
+nobody would wait for a key that is slow, and its places would go to whoever happens to come."""
 
 FIRST_SHARE: Final = 2 * SHARE
 """The same as SHARE for the first place of a quiet one: who is new is not held up by those who hang."""
@@ -83,9 +89,9 @@ class Pool(Generic[W]):
         """Whether one more may wait for a place."""
         return not self._crowds(member, now, self._crowd(now)) or len(member.waiting) < self._soon(member, now)
 
-    def wait(self, member: Member[W], waiter: W) -> None:
-        """`waiter` wants a place, and will be named by `next` or `turned_away`."""
-        member.waiting.append(waiter)
+    def wait(self, member: Member[W], waiter: W, at: int | None = None) -> None:
+        """`waiter` wants a place, and will be named by `next` or `turned_away`. `at` is before whom of the others."""
+        member.waiting.insert(len(member.waiting) if at is None else at, waiter)
         self._queue.setdefault(member)
 
     def leave(self, member: Member[W], waiter: W) -> None:
@@ -110,17 +116,18 @@ class Pool(Generic[W]):
         self._give(member, now)
         return waiter
 
-    def turned_away(self, now: float) -> list[W]:
-        """Those who must not wait any longer: they would keep others from being seen."""
-        leaving, crowd = [], self._crowd(now)
-        for member in list(self._queue):
+    def turned_away(self, now: float, stays: Callable[[W], bool] = lambda _: False) -> list[W]:
+        """Those who must not wait any longer: they would keep others from being seen. Who `stays` would not."""
+        leaving: list[tuple[Member[W], W]] = []
+        crowd = self._crowd(now)
+        for member in self._queue:
             if self._crowds(member, now, crowd):
-                soon = self._soon(member, now)
-                while len(member.waiting) > soon:
-                    leaving.append(member.waiting.pop())
-                if not member.waiting:
-                    del self._queue[member]
-        return leaving
+                able = [waiter for waiter in member.waiting if not stays(waiter)]
+                kept = int(min(self._soon(member, now), len(able)))
+                leaving += ((member, waiter) for waiter in able[kept:])
+        for member, waiter in leaving:
+            self.leave(member, waiter)
+        return [waiter for _, waiter in leaving]
 
     def free_in(self, member: Member[W], now: float, ahead: int) -> float:
         """Seconds until this key has a place for somebody with `ahead` before him."""
@@ -173,7 +180,9 @@ class Pool(Generic[W]):
 
     def _is_quiet(self, member: Member[W], now: float) -> bool:
         mean = member.service.mean
-        return mean is None or (now - member.since if member.held else mean) > QUIET
+        if mean is None or mean > QUIET * max(1, member.held):
+            return True
+        return member.held > 0 and now - member.since > QUIET
 
     def _crowd(self, now: float) -> int:
         """What the quiet ones hold together, if that is above their share and somebody else wants places; else 0."""
@@ -187,7 +196,8 @@ class Pool(Generic[W]):
 
     def _soon(self, member: Member[W], now: float) -> float:
         """How many of those who wait will have a place before their patience ends."""
-        return self._pace(member, now) * self._patience
+        patience = max(self._patience, min((member.service.mean or 0.0) * PATIENCE_PART, MOST_PATIENCE))
+        return self._pace(member, now) * patience
 
     def _pace(self, member: Member[W], now: float) -> float:
         """Places that the key gives back in a second: none where it has given none back for long."""
