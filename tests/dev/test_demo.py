@@ -20,7 +20,7 @@ from worker.dev.stage import Plan, Stage
 from worker.dev.target import Target
 
 DEMO = "worker.dev.demo"
-SHORT = ("--calls", "10", "--delay", "100")
+SHORT = ("--calls", "10", "--delay", "300")  # long enough for a busy machine to show that they ran at once
 
 
 def exists(url: str, queue: str) -> bool:
