@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from worker.runtime.bound import Timer
 from worker.runtime.limits.key import Key
-from worker.runtime.limits.share import Pool
 from worker.runtime.limits.values import Asker, Busy
 
 if TYPE_CHECKING:
+    from worker.runtime.common import CommonPlaces
     from worker.runtime.limiter import Limiter
 
 _held: ContextVar[tuple[Admission, ...]] = ContextVar("worker_admissions", default=())
@@ -83,7 +83,7 @@ class Admission:
         limiter: Limiter,
         keys: tuple[Key[Waiter], ...],
         asker: Asker,
-        pool: Pool[Waiter] | None = None,
+        pool: CommonPlaces | None = None,
         share: Key[Waiter] | None = None,
         job: Admission | None = None,
     ) -> None:

@@ -6,18 +6,19 @@ What a key allows is decided in `worker.runtime.limits`; here is the asking, the
 from __future__ import annotations
 
 import random
-from bisect import bisect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from itertools import count
 from typing import Final
 
 from worker.runtime.admission import Admission, Waiter, held_here
 from worker.runtime.bound import Timer
 from worker.runtime.clock import Clock
+from worker.runtime.common import CommonPlaces
 from worker.runtime.health import Health
 from worker.runtime.limits.key import Key, Refusal, Trouble
 from worker.runtime.limits.paused import PausedKeys
-from worker.runtime.limits.share import Member, Pool
+from worker.runtime.limits.share import Pool
 from worker.runtime.limits.table import Table
 from worker.runtime.limits.values import NOBODY, Asker, Busy, Limit, Places
 from worker.runtime.parking import Parking
@@ -34,7 +35,6 @@ STEP_PATIENCE: Final = 2.0
 """How soon somebody above the share of his key must expect a place, in seconds. A step waits in its job's slot, where
 it keeps nobody from being seen."""
 
-REVIEW_EVERY: Final = 0.25
 LEAST_TIMER: Final = 0.001
 MOST_TROUBLES: Final = 100
 
@@ -55,12 +55,19 @@ class Limiter:
         self._table: Table[Waiter] = Table(places, clock.monotonic, self.health.forgotten)
         self._paused = PausedKeys()
         self._parking = Parking(clock, chance, self._paused)
-        self._slots: Pool[Waiter] = Pool(places.concurrency, SLOT_PATIENCE)
-        self._steps: Pool[Waiter] = Pool(places.steps, STEP_PATIENCE)
-        self._reviews: dict[Pool[Waiter], Timer] = {}
+        self._slots = CommonPlaces(Pool(places.concurrency, SLOT_PATIENCE), lambda key: key.slots, clock, self._parking)
+        self._steps = CommonPlaces(
+            Pool(places.steps, STEP_PATIENCE),
+            lambda key: key.steps,
+            clock,
+            self._parking,
+            longest=KEY_PATIENCE,
+            placed=self._step_placed,
+            left=self._step_left,
+        )
         self._rate_timers: dict[Key[Waiter], Timer] = {}
         self._room = Room(places.waiters)
-        self._numbers = 0
+        self._numbers = count()
 
     def job(self, keys: Iterable[str], own_limits: Mapping[str, int], asker: Asker = NOBODY) -> Admission:
         """A place for a job. `own_limits` are limits its type brings along, apart from all keys.
@@ -136,7 +143,7 @@ class Limiter:
                 if key.is_narrow:
                     await self._enter(key, admission)
             if admission.pool is not None and admission.share is not None:
-                await self._place(admission, admission.pool, admission.share)
+                await admission.pool.take(admission, admission.share)
             self._start(admission)
         except BaseException:
             self.leave(admission, None)
@@ -159,13 +166,7 @@ class Limiter:
             return
         share.users -= 1
         if admission.placed:
-            pool.give_back(self._member(pool, share), now, now - admission.since)
-            if pool is self._steps:
-                self._telemetry.step_ended()
-                if admission.job is not None:
-                    admission.job.steps -= 1
-            if pool.any_waiting:
-                self._fill(pool, now)
+            pool.give_back(admission, share, now)
 
     def _judge(self, key: Key[Waiter], admission: Admission, now: float) -> None:
         """Raise Busy if the key turns this one away; without waiting, and before anything is held."""
@@ -178,7 +179,7 @@ class Limiter:
     def check(self, key: Key[Waiter], asker: Asker, now: float) -> None:
         """Raise Busy if the key is held back."""
         if (refusal := self._refusal(key, now)) is not None:
-            raise self._busy(key, refusal, asker, now)
+            raise self._parking.busy(key, refusal, asker, now)
 
     def _refusal(self, key: Key[Waiter], now: float) -> Refusal | None:
         return (self._paused and self._paused.refusal(key)) or key.refusal(now)
@@ -194,7 +195,7 @@ class Limiter:
                 return None
             if (leaving := self._room.leaving_for(key, asker)) is not None:
                 return leaving
-        raise self._busy(key, refusal, asker, now)
+        raise self._parking.busy(key, refusal, asker, now)
 
     async def _enter(self, key: Key[Waiter], admission: Admission) -> None:
         since = self._clock.monotonic()
@@ -205,7 +206,7 @@ class Limiter:
         leaving = self._check_wait(key, admission, since)
         if leaving is not None:
             self._refuse(leaving, leaving.key.free_in(since))
-        waiter = self._waiter(admission, key)
+        waiter = Waiter(admission, key, next(self._numbers))
         self._room.enter(waiter)
         waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_patience, waiter))
         self._pump(key)
@@ -215,51 +216,15 @@ class Limiter:
             self._out(waiter)
             self._telemetry.limit_waited(key.label, self._clock.monotonic() - since)
 
-    async def _place(self, admission: Admission, pool: Pool[Waiter], share: Key[Waiter]) -> None:
-        now, member = self._clock.monotonic(), self._member(pool, share)
-        if share.line is not None:
-            share.line.returned(admission.asker.id)
-        if pool.take(member, now):
-            self._placed(admission, now)
-            return
-        waiter = self._waiter(admission, share)
-        if not admission.in_company and not pool.may_wait(member, now):
-            if not member.waiting or not waiter.is_older_than(member.waiting[-1]):
-                raise self._crowding(pool, share, admission.asker, now)
-            self._send_back(pool, member, member.waiting[-1], now)
-        pool.wait(member, waiter, bisect(member.waiting, waiter))
-        self._arm_review(pool)
-        if pool is self._steps:
-            waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_step, waiter))
-        try:
-            await waiter.told()
-        finally:
-            if waiter.timer is not None:
-                waiter.timer.cancel()
-            if waiter in member.waiting:
-                pool.leave(member, waiter)
+    def _step_placed(self, admission: Admission) -> None:
+        self._telemetry.step_started()
+        if admission.job is not None:
+            admission.job.steps += 1
 
-    def _waiter(self, admission: Admission, key: Key[Waiter]) -> Waiter:
-        self._numbers += 1
-        return Waiter(admission, key, self._numbers)
-
-    def _lose_step(self, waiter: Waiter) -> None:
-        """It keeps its job's slot for nothing, unless other steps of the job run meanwhile."""
-        if waiter.admission.in_company:
-            waiter.timer = self._clock.call_later(KEY_PATIENCE, partial(self._lose_step, waiter))
-        elif waiter in waiter.key.steps.waiting:
-            self._send_back(self._steps, waiter.key.steps, waiter, self._clock.monotonic())
-
-    def _send_back(self, pool: Pool[Waiter], member: Member[Waiter], waiter: Waiter, now: float) -> None:
-        pool.leave(member, waiter)
-        waiter.tell(self._crowding(pool, waiter.key, waiter.admission.asker, now))
-
-    def _placed(self, admission: Admission, now: float) -> None:
-        admission.placed, admission.since = True, now
-        if admission.pool is self._steps:
-            self._telemetry.step_started()
-            if admission.job is not None:
-                admission.job.steps += 1
+    def _step_left(self, admission: Admission) -> None:
+        self._telemetry.step_ended()
+        if admission.job is not None:
+            admission.job.steps -= 1
 
     def _start(self, admission: Admission) -> None:
         """The last look: a key may have come into trouble while a place was waited for."""
@@ -305,7 +270,7 @@ class Limiter:
         """Turn one away who waits for a key."""
         if not waiter.future.done():
             self._out(waiter)
-            waiter.tell(self._busy(waiter.key, refusal, waiter.admission.asker, self._clock.monotonic()))
+            waiter.tell(self._parking.busy(waiter.key, refusal, waiter.admission.asker, self._clock.monotonic()))
 
     def _out(self, waiter: Waiter) -> None:
         """It waits for its key no more."""
@@ -315,35 +280,6 @@ class Limiter:
         waiter.timer = None
         self._room.leave(waiter)
 
-    def _fill(self, pool: Pool[Waiter], now: float) -> None:
-        """Give what places there are to those who wait for them."""
-        while (waiter := pool.next(now)) is not None:
-            self._placed(waiter.admission, now)
-            waiter.tell(None)
-
-    def _arm_review(self, pool: Pool[Waiter]) -> None:
-        if pool not in self._reviews:
-            self._reviews[pool] = self._clock.call_later(REVIEW_EVERY, partial(self._review, pool))
-
-    def _review(self, pool: Pool[Waiter]) -> None:
-        """Look after those who wait for common places: who crowds the house is turned away."""
-        del self._reviews[pool]
-        now = self._clock.monotonic()
-        for waiter in pool.turned_away(now, stays=lambda waiter: waiter.admission.in_company):
-            waiter.tell(self._crowding(pool, waiter.key, waiter.admission.asker, now))
-        self._fill(pool, now)
-        if pool.any_waiting:
-            self._arm_review(pool)
-
-    def _member(self, pool: Pool[Waiter], share: Key[Waiter]) -> Member[Waiter]:
-        return share.slots if pool is self._slots else share.steps
-
-    def _crowding(self, pool: Pool[Waiter], share: Key[Waiter], asker: Asker, now: float) -> Busy:
-        return self._parking.crowding(share, asker, now, partial(pool.free_in, self._member(pool, share), now))
-
-    def _busy(self, key: Key[Waiter], refusal: Refusal, asker: Asker, now: float) -> Busy:
-        return self._parking.busy(key, refusal, asker, now)
-
     def _send_away(self, key: Key[Waiter]) -> None:
         """Nobody waits for a key that is held back."""
         now = self._clock.monotonic()
@@ -351,7 +287,5 @@ class Limiter:
             return
         for waiter in list(key.waiting):
             self._refuse(waiter, refusal)
-        for pool, member in ((self._slots, key.slots), (self._steps, key.steps)):
-            for waiter in [one for one in member.waiting if key in one.admission.keys]:
-                pool.leave(member, waiter)
-                waiter.tell(self._busy(key, refusal, waiter.admission.asker, now))
+        for places in (self._slots, self._steps):
+            places.send_away(key, lambda asker: self._parking.busy(key, refusal, asker, now))

@@ -9,6 +9,7 @@ what hangs does not fill the house with those who wait for it.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -61,7 +62,7 @@ class Pool(Generic[W]):
         self._holders: dict[Member[W], None] = {}
         self._lively: Member[W] | None = None
         """The one that asked last of those that are not quiet."""
-        self._askers: dict[Member[W], None] = {}  # the one that asked last is last
+        self._askers: OrderedDict[Member[W], None] = OrderedDict()  # the one that asked last is last
         self._queue: dict[Member[W], None] = {}  # those with somebody who waits, whose turn is next first
 
     @property
@@ -136,8 +137,8 @@ class Pool(Generic[W]):
 
     def _note(self, member: Member[W], now: float) -> None:
         member.asked = now
-        self._askers.pop(member, None)
         self._askers[member] = None
+        self._askers.move_to_end(member)
         if not self._is_quiet(member, now):
             self._lively = member
         oldest = next(iter(self._askers))
