@@ -121,10 +121,6 @@ def test_a_size_is_written_short(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
-def test_a_rate_knows_its_events_per_second() -> None:
-    assert parse_rate("90/m").per_second == 1.5
-
-
 @given(st.integers(0, 10**15))
 def test_durations_survive_being_written(microseconds: int) -> None:
     seconds = microseconds / 1_000_000

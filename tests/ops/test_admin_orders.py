@@ -8,7 +8,7 @@ import pytest
 
 from tests.ops.test_admin import TOKEN, Start, start
 from worker.ops.admin_http import LONGEST_KEY
-from worker.ops.probe import order
+from worker.ops.probe import ask
 
 __all__ = ["start"]  # the fixture
 
@@ -93,7 +93,7 @@ async def test_what_the_command_sends_is_understood(start: Start) -> None:
     _, port = served.address
 
     def ordered(token: str | None) -> tuple[int, bytes]:
-        return order("0.0.0.0", port, "/pause?key=x", token)
+        return ask("0.0.0.0", port, "POST /pause?key=x", token)
 
     assert (await asyncio.to_thread(ordered, None))[0] == 401
     assert await asyncio.to_thread(ordered, TOKEN) == (200, b'{"changed": true}\n')

@@ -35,6 +35,9 @@ CLOSE_SECONDS: Final = 5.0
 CUT_SECONDS: Final = 1.0
 WHY_SECONDS: Final = 2.0
 RPC_SECONDS: Final = 10.0
+LAST_ACKS: Final = 0.3
+"""Seconds after a round trip until a quorum queue has really taken the acks sent before it."""
+
 SMALLEST_FRAME: Final = 131_072
 """What a frame may hold where the broker sets no limit."""
 

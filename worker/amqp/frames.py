@@ -196,3 +196,7 @@ def _client_properties(raw: bytes) -> spec.Basic.Properties:
         own = decode_properties(raw)
         return spec.Basic.Properties(message_id=own.message_id if isinstance(own, Properties) else None)
     return header.properties
+
+
+async def never_called(_message: Any) -> None:
+    """A consumer's callback for the library's table: such a channel hands deliveries over by itself, or has none."""

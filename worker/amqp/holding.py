@@ -17,8 +17,8 @@ from aiormq.exceptions import ChannelAccessRefused
 from pamqp import commands
 
 from worker.amqp.codec import decode_properties
-from worker.amqp.connecting import BROKEN, RPC_SECONDS, Connected, Refused, Unreachable, loss_as_error, rpc
-from worker.amqp.frames import DeliveryChannel, open_delivery_channel
+from worker.amqp.connecting import BROKEN, LAST_ACKS, RPC_SECONDS, Connected, Refused, Unreachable, loss_as_error, rpc
+from worker.amqp.frames import DeliveryChannel, never_called, open_delivery_channel
 from worker.amqp.queues import passive_count
 from worker.core.message import Message
 
@@ -26,9 +26,6 @@ T = TypeVar("T")
 
 QUIET: Final = 2.0
 """Seconds without a message after which the rest is taken to be with another reader."""
-
-FLUSH_PAUSE: Final = 0.3
-"""Seconds after a round trip until a quorum queue has really taken the acks sent before it."""
 
 CONSUMERS: Final = 30
 """Most consumers of one channel: when it ends, a quorum queue gives back by consumer, and only so few in order."""
@@ -113,7 +110,7 @@ class Holder(Generic[T]):
     async def flush(self) -> None:
         """Return once what was taken is safe. Unreachable when it cannot be known."""
         await self._round_trips()
-        await asyncio.sleep(FLUSH_PAUSE)
+        await asyncio.sleep(LAST_ACKS)
         await self._round_trips()
 
     async def close(self) -> None:
@@ -140,7 +137,7 @@ class Holder(Generic[T]):
         tag = f"slice-{self._consumers:02}"
         self._consumers += 1
         await self._call(rpc(channel.basic_qos(prefetch_count=wanted)))
-        await self._call(rpc(channel.basic_consume(self._queue, _never_called, consumer_tag=tag)))
+        await self._call(rpc(channel.basic_consume(self._queue, never_called, consumer_tag=tag)))
         await pile.complete(lambda: bool(self._lost))
         await self._call(rpc(channel.basic_cancel(tag)))  # behind everything that is on its way
         for one in pile.too_much:
@@ -233,7 +230,3 @@ def _no_right(queue: str, error: Exception) -> Refused:
 
 def _nothing(*_delivery: Any) -> None:
     """For a channel nobody consumes from yet."""
-
-
-async def _never_called(_message: Any) -> None:
-    """For the library's table of consumers: our channel hands deliveries over by itself."""

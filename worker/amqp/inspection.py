@@ -17,6 +17,7 @@ from aiormq.exceptions import (
 )
 
 from worker.amqp.connecting import BROKEN, Connected, Unreachable, rpc
+from worker.amqp.frames import never_called
 from worker.amqp.queues import Counts, declare, difference, passive_counts
 from worker.core.topology import Queue
 
@@ -107,7 +108,7 @@ async def _may_configure(amqp: AbstractConnection, queue: str) -> bool:
 
 async def _may_read(amqp: AbstractConnection, queue: str) -> bool:
     async def ask(channel: Any) -> None:
-        await channel.basic_consume(queue, _never_called, arguments={"x-priority": "none"})
+        await channel.basic_consume(queue, never_called, arguments={"x-priority": "none"})
 
     return await _is_permitted(amqp, ask)
 
@@ -141,7 +142,3 @@ async def _is_permitted(amqp: AbstractConnection, ask: Callable[[Any], Awaitable
     if not channel.is_closed:
         await rpc(channel.close(None))
     return True
-
-
-async def _never_called(_message: Any) -> None:
-    """Nothing is ever consumed here."""

@@ -23,6 +23,7 @@ from worker.amqp.codec import decode_properties
 from worker.amqp.connecting import (
     BROKEN,
     CLOSE_SECONDS,
+    LAST_ACKS,
     RPC_SECONDS,
     Connected,
     Mark,
@@ -31,15 +32,13 @@ from worker.amqp.connecting import (
     rpc,
 )
 from worker.amqp.credit import Credit
-from worker.amqp.frames import DeliveryChannel, open_delivery_channel
+from worker.amqp.frames import DeliveryChannel, never_called, open_delivery_channel
 from worker.core.broker import EpochLost, Lane
 from worker.core.message import Delivery, Epoch, Message
 
 log = structlog.get_logger("worker.session")
 
 CANCEL_SECONDS: Final = 5.0
-LAST_ACKS: Final = 0.3
-"""Seconds after a round trip until a quorum queue has really taken the acks sent before it."""
 
 
 @dataclass(slots=True)
@@ -241,7 +240,7 @@ class Session:
         if not consumer.has_begun:
             consumer.has_begun = True
             consumer.lane.receiver.on_epoch(consumer.epoch)
-        answer = await rpc(consumer.channel.basic_consume(consumer.lane.queue, _never_called))
+        answer = await rpc(consumer.channel.basic_consume(consumer.lane.queue, never_called))
         consumer.tags.append(answer.consumer_tag or "")
 
     async def _cancel_all(self) -> None:
@@ -295,7 +294,3 @@ class Session:
                 await consumer.channel.basic_qos(prefetch_count=consumer.prefetch, timeout=CLOSE_SECONDS * 2)
         except BROKEN as error:
             self.lose(f"a round trip failed: {type(error).__name__}")
-
-
-async def _never_called(_message: Any) -> None:
-    """For the library's table of consumers: our channel hands deliveries over by itself."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.ops.probe import ask, reason_of
+
 if TYPE_CHECKING:
     from worker.ops.settings import Settings
 
-SECONDS: Final = 3.0
+OK: Final = 200
 MOST: Final = 8 * 1024 * 1024
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+"""Bytes of a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +39,24 @@ def ask_local(settings: Settings) -> LocalService:
         return LocalService("off", "WORKER_ADMIN is off")
     if admin.port == 0:
         return LocalService(str(admin), "WORKER_ADMIN has port 0: the worker picked one, and only its log tells which")
-    token = settings.admin_token.reveal() if settings.admin_token else ""
+    token = settings.admin_token.reveal() if settings.admin_token else None
     try:
-        status, page = _get(admin.host, admin.port, "/ready", token)
+        pages = [
+            ask(admin.host, admin.port, f"GET {path}", token, most=MOST) for path in ("/ready", "/jobs", "/metrics")
+        ]
+        (status, page), jobs, metrics = pages
         ready = _read_ready(page)
-        jobs, metrics = _get(admin.host, admin.port, "/jobs", token), _get(admin.host, admin.port, "/metrics", token)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return LocalService(str(admin), _reason(error))
+        running = len(json.loads(jobs[1])) if jobs[0] == OK else None
+    except (OSError, ValueError) as error:
+        is_other = isinstance(error, json.JSONDecodeError)
+        return LocalService(str(admin), "what answers is no worker" if is_other else reason_of(error))
     return LocalService(
         str(admin),
-        is_ready=status == http.client.OK,
+        is_ready=status == OK,
         ready={name: value for name, value in ready.items() if name != "ok"},
-        running=len(json.loads(jobs[1])) if jobs[0] == http.client.OK else None,
+        running=running,
         held_back=_open_breakers(metrics[1].decode("utf-8", "replace")),
     )
-
-
-def _get(host: str, port: int, path: str, token: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(_ANYWHERE.get(host, host), port, timeout=SECONDS)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read(MOST)
-    finally:
-        connection.close()
 
 
 def _read_ready(page: bytes) -> dict[str, Any]:
@@ -79,11 +74,3 @@ def _open_breakers(page: str) -> tuple[str, ...]:
         if name == "worker_breaker_open" and value.strip() not in ("", "0", "0.0"):
             found.append(host)
     return tuple(sorted(found))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, json.JSONDecodeError):
-        return "what answers is no worker"
-    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

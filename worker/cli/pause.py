@@ -12,7 +12,7 @@ from worker.cli.config import Json
 from worker.cli.options import Given, takes
 from worker.cli.terminal import error, note, print_json, printable
 from worker.ops.admin_http import LONGEST_KEY
-from worker.ops.probe import order
+from worker.ops.probe import TIMEOUT, ask, reason_of
 
 if TYPE_CHECKING:
     from worker.ops.settings import Settings
@@ -66,10 +66,9 @@ def _ordered(settings: Settings, verb: str, key: str | None, *, as_json: bool) -
     path = f"/{verb}" if key is None else f"/{verb}?key={quote(key, safe='')}"
     token = None if settings.admin_token is None else settings.admin_token.reveal()
     try:
-        status, body = order(admin.host, admin.port, path, token)
+        status, body = ask(admin.host, admin.port, f"POST {path}", token, timeout=2 * TIMEOUT)
     except (OSError, ValueError) as fault:
-        reason = "no answer in time" if isinstance(fault, TimeoutError) else getattr(fault, "strerror", None) or fault
-        error(f"no worker answers at {admin}: {str(reason).lower()}; is it running, and is WORKER_ADMIN what it has?")
+        error(f"no worker answers at {admin}: {reason_of(fault)}; is it running, and is WORKER_ADMIN what it has?")
         return NOBODY_THERE
     answer = _read(body)
     if status in _TOKEN_STATUSES:

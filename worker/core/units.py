@@ -36,10 +36,6 @@ class Rate:
     count: int
     per: float
 
-    @property
-    def per_second(self) -> float:
-        return self.count / self.per
-
 
 def parse_duration(text: str) -> float:
     """Seconds. Zero is a duration, a negative one is not. ValueError names the value and the accepted forms."""

@@ -31,9 +31,9 @@ def probe(admin: str, path: str = "/ready", timeout: float = TIMEOUT) -> tuple[i
     if int(port) == 0:
         return 1, "WORKER_ADMIN has port 0: the worker picked one, and only its log tells which"
     try:
-        status, body = _exchange(_ANYWHERE.get(host, host), int(port), f"GET {path}", "", timeout)
+        status, body = ask(host, int(port), f"GET {path}", None, timeout=timeout)
     except (OSError, ValueError) as error:
-        return 1, f"{path} of {admin}: {_reason(error)}"
+        return 1, f"{path} of {admin}: {reason_of(error)}"
     return (0 if status == 200 else 1), f"{path} of {admin}: {status} {_one_line(body)}".rstrip()
 
 
@@ -52,41 +52,41 @@ def admin_address(environ: Mapping[str, str], config: str = "worker.toml") -> st
     return DEFAULT_ADMIN
 
 
-def order(host: str, port: int, path: str, token: str | None, timeout: float = TIMEOUT * 2) -> tuple[int, bytes]:
-    """Post `path` to the listener at `host`: the status and the body of its answer.
+def ask(
+    host: str, port: int, request: str, token: str | None, *, timeout: float = TIMEOUT, most: int = _MOST
+) -> tuple[int, bytes]:
+    """Send `request` (as "POST /pause") to the listener at `host`: the status and the body of its answer.
 
-    OSError when nobody answers, ValueError when it is no listener.
+    `timeout` in seconds is for all of it; beyond `most` bytes the answer is cut off. OSError when nobody answers,
+    ValueError when it is no listener.
     """
-    headers = "Content-Length: 0\r\n"
+    headers = "" if request.startswith("GET ") else "Content-Length: 0\r\n"
     if token is not None:
         headers += f"Authorization: Bearer {token}\r\n"
-    return _exchange(_ANYWHERE.get(host, host), port, f"POST {path}", headers, timeout)
-
-
-def _exchange(host: str, port: int, request: str, headers: str, timeout: float) -> tuple[int, bytes]:
-    deadline = time.monotonic() + timeout
+    deadline, host = time.monotonic() + timeout, _ANYWHERE.get(host, host)
     with socket.create_connection((host, port), timeout=timeout) as connection:
         name = f"[{host}]" if ":" in host else host
         asked = f"{request} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n{headers}\r\n"
         connection.sendall(asked.encode())
-        answer = b""
-        while len(answer) < _MOST:
+        answer = bytearray()
+        while len(answer) < most:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             part = connection.recv(_MOST)
             if not part:
                 break
             answer += part
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
     start = head.split(b" ", 2)
     if len(start) < 2 or not start[0].startswith(b"HTTP/1.") or not start[1].isdigit():
         raise ValueError("the answer is not HTTP")
     return int(start[1]), body
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why nobody answers, in few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
 def _one_line(body: bytes) -> str:

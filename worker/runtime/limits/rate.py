@@ -64,13 +64,11 @@ class Window:
 class Rates:
     """All windows of one key. A start is reserved before its place is there, so that the wait for it overruns none."""
 
-    __slots__ = ("_reserved", "_windows", "per_second")
+    __slots__ = ("_reserved", "_windows")
 
     def __init__(self, rates: Iterable[Rate]) -> None:
-        rates = tuple(rates)
         self._windows = tuple(Window(rate) for rate in rates)
         self._reserved = 0
-        self.per_second = min(rate.per_second for rate in rates)
 
     def free_in(self, now: float, ahead: int = 0) -> float:
         """Seconds until one more may start after `ahead` others; 0 for now."""
