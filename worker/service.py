@@ -195,8 +195,6 @@ class Service:
             "paused": "" if self._intake is None else self._intake.why,
             "publishing_blocked": self._broker.blocked,
             "copies_held": sum(pipeline.held for pipeline in self._pipelines),
-            "running": sum(pipeline.running for pipeline in self._pipelines),
-            "held_back": [] if self._limiter is None else [trouble.told for trouble in self._limiter.troubles()],
         }
 
     def jobs(self) -> list[dict[str, Any]]:

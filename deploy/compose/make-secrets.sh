@@ -20,9 +20,9 @@ cat >secrets.new/rabbitmq-user.conf <<END
 default_user = worker
 default_pass = $password
 default_user_tags.administrator = false
-default_permissions.configure = ^jobs([.].*)?\$
-default_permissions.write = ^(amq[.]default|jobs([.].*)?)\$
-default_permissions.read = ^(amq[.]default|jobs([.].*)?)\$
+default_permissions.configure = ^jobs([.]dead|[.]suspect|[.]wait[.][0-9]+s)?\$
+default_permissions.write = ^(amq[.]default|jobs([.]dead|[.]suspect|[.]wait[.][0-9]+s)?)\$
+default_permissions.read = ^(amq[.]default|jobs([.]dead|[.]suspect|[.]wait[.][0-9]+s)?)\$
 END
 random >secrets.new/admin-token
 random >secrets.new/grafana-password

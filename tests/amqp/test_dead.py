@@ -116,6 +116,14 @@ def test_a_wait_that_ended_is_no_death() -> None:
     assert (found.id, found.reason, found.attempts, found.died_at) == ("job-1", "too_large", 3, 2000.0)
 
 
+@pytest.mark.parametrize("time", [10**12, 10**17, -(10**17), 0, -1])
+def test_a_time_that_is_no_date_is_none(time: int) -> None:
+    """Anybody may publish to the dead queue with an x-death of his own."""
+    found = letter({"x-death": [death("expired", "jobs", time)]}, user="somebody", message_id="m-1")
+    assert (found.reason, found.died_at) == ("expired", None)
+    assert letter({"x-worker-reason": "tls", "x-worker-attempt": 0, "x-worker-first-seen": 10**17}).died_at is None
+
+
 def test_what_strangers_claim_is_not_believed() -> None:
     headers = {"x-worker-id": "forged", "x-worker-reason": "tls", "x-worker-attempt": 5}
     found = letter(headers, user="somebody", message_id="m-1")

@@ -105,6 +105,13 @@ async def test_what_is_wanted_is_moved_and_the_rest_stays(yard: Yard) -> None:
     assert await yard.count(yard.topology.name) == 12
 
 
+async def test_each_that_cannot_be_moved_counts_and_the_same_words_are_said_once(yard: Yard) -> None:
+    await yard.put("bad", *names(6), "bad", "bad", *names(6))
+    swept = await yard.sweep(rate=Rate(20, 1.0), longest_pass=0.15).run()
+    assert (swept.done, swept.failed) == (12, 3)
+    assert yard.failures == [("bad", "it is bad")]
+
+
 async def test_what_comes_meanwhile_is_left_alone(yard: Yard) -> None:
     await yard.put(*names(12))
 

@@ -1,4 +1,4 @@
-"""Everything in deploy/ checked without a cluster, an engine or the internet: python -m tests.deploy.
+"""Everything in deploy/ checked without a cluster or an engine, once its tools are there: python -m tests.deploy.
 
 Each check is also shown a fault that it must find. Exit 0 when nothing is wrong, else 1. What cannot be checked here is
 said, and is a failure on CI.

@@ -8,7 +8,6 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,20 +18,12 @@ from pika.exceptions import ChannelClosedByBroker
 from tests.conftest import do_without, installation
 from tests.deploy.queries import BROKERS, DEPLOY
 from tests.process.kit import Yard, counted, eventually
+from worker.core.topology import Rights, Topology
 from worker.dev.node import Node, NodeUnavailable
 from worker.dev.target import Target
 
 PASSWORD: Final = "worker"
 PLUGINS: Final = ("rabbitmq_management", "rabbitmq_prometheus")
-
-
-@dataclass(frozen=True)
-class Rights:
-    """Regular expressions, as rabbitmqctl takes them."""
-
-    configure: str
-    write: str
-    read: str
 
 
 def from_kubernetes() -> Rights:
@@ -89,6 +80,13 @@ def yard(broker: Node, tmp_path: Path) -> Iterator[Yard]:
 
 def test_kubernetes_gives_the_rights_of_the_runbook() -> None:
     assert from_kubernetes() == from_runbook("worker")
+
+
+def test_the_runbook_gives_no_more_than_a_worker_needs() -> None:
+    needed = Topology("jobs").rights(declares=True)
+    assert from_runbook("worker") == Rights(
+        *(one.replace(r"\.", "[.]") for one in (needed.configure, needed.write, needed.read))
+    )
 
 
 def test_the_user_of_compose_is_no_administrator(broker: Node) -> None:

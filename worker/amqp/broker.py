@@ -26,17 +26,21 @@ from worker.amqp.connecting import (
 )
 from worker.amqp.publisher import Publisher
 from worker.amqp.queues import Mode, needed_at_start
-from worker.amqp.rotation import KNOWN_EVERYWHERE, LOOK_EVERY, SPREAD, Pauses, change_or_pause
+from worker.amqp.rotation import (
+    FIRST_PAUSE,
+    KNOWN_EVERYWHERE,
+    LONGEST_PAUSE,
+    LOOK_EVERY,
+    SPREAD,
+    Pauses,
+    change_or_pause,
+)
 from worker.amqp.session import Session
 from worker.core.broker import EpochLost, Lane
 from worker.core.message import Delivery, Epoch, Outgoing
 from worker.core.topology import Topology
 
 log = structlog.get_logger("worker.broker")
-
-FIRST_PAUSE: Final = 0.2
-LONGEST_PAUSE: Final = 4.0
-"""Seconds between two tries to get the broker back; full jitter, so that replicas do not come in step."""
 
 HEADER_RESERVE: Final = 8 * 1024
 

@@ -55,12 +55,10 @@ def read_letter(message: Message, topology: Topology, trusted: frozenset[str]) -
     believed = properties.user_id in trusted
     claims: Mapping[str, Any] = properties.headers if believed else {}
     named = _text(claims, "x-worker-id") or properties.message_id
-    death = _death(properties.headers, topology)
-    end = _end_by_the_worker(claims) if death is None else _end_by_the_broker(death, claims)
     return DeadLetter(
         safe_id(named) if named else _hash(message.body),
         properties.type or _text(properties.headers, "x-job-type"),
-        *end,
+        *_end(claims, _death(properties.headers, topology)),
         believed,
         message,
     )
@@ -90,6 +88,15 @@ def _death(headers: Mapping[str, Any], topology: Topology) -> Mapping[str, Any] 
     entries = deaths if isinstance(deaths, list) else []
     sources = (topology.name, topology.suspect_name)
     return next((one for one in entries if isinstance(one, dict) and one.get("queue") in sources), None)
+
+
+def _end(claims: Mapping[str, Any], death: Mapping[str, Any] | None) -> _End:
+    reason, detail, attempts, died_at = (
+        _end_by_the_worker(claims) if death is None else _end_by_the_broker(death, claims)
+    )
+    # Publishers can write an x-death of their own: what is no date would be none to print either.
+    is_date = died_at is not None and 0 < died_at < MAX_MILLISECONDS / 1000
+    return reason, detail, attempts, died_at if is_date else None
 
 
 def _end_by_the_worker(claims: Mapping[str, Any]) -> _End:

@@ -113,14 +113,17 @@ class Holder(Generic[T]):
         await asyncio.sleep(LAST_ACKS)
         await self._round_trips()
 
-    async def close(self) -> None:
-        """Give everything back, in order, and end the connection."""
+    async def give_back(self) -> None:
+        """Give everything back, in order; the connection stays."""
         self._closing = True
-        try:
+        with contextlib.suppress(Unreachable, Refused):  # the broker has it back
             for channel in self._channels:
                 await self._give_back(channel)
-        except (Unreachable, Refused):
-            pass  # the broker has it back
+
+    async def close(self) -> None:
+        """Give everything back, in order, and end the connection."""
+        try:
+            await self.give_back()
         finally:
             await self._connected.close()
 

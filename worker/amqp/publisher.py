@@ -32,7 +32,7 @@ from worker.amqp.connecting import (
     rpc,
 )
 from worker.amqp.frames import WireProperties
-from worker.amqp.rotation import Pauses, change_or_pause
+from worker.amqp.rotation import FIRST_PAUSE, LONGEST_PAUSE, Pauses, change_or_pause
 from worker.core.broker import PublishFailed, Undeliverable, Unroutable
 from worker.core.message import Outgoing, Properties
 
@@ -43,10 +43,6 @@ CONFIRM_SECONDS: Final = 30.0
 connection is given up first: what the broker has not read of it by then is gone."""
 
 WATCH_EVERY: Final = 5.0
-
-FIRST_PAUSE: Final = 0.2
-LONGEST_PAUSE: Final = 4.0
-"""Seconds between two tries to connect, with full jitter."""
 
 FRESH_AFTER: Final = 5.0
 """Seconds after which a connection whose publish was refused is replaced: RabbitMQ 3.10 goes on refusing a channel when

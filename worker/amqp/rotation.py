@@ -20,6 +20,9 @@ about a copy of that user has looked into the file."""
 SPREAD: Final = 1.5
 """Seconds over which the processes that share a file are spread."""
 
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 4.0
+"""Seconds between two tries to get the broker back; full jitter, so that replicas do not come in step."""
 
 REFUSED_PAUSE: Final = 1.0
 """Seconds between two logins of one connection, at least, while they are refused."""

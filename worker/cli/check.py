@@ -14,6 +14,7 @@ import typer
 from worker.cli.config import Json
 from worker.cli.findings import Finding, here, of_settings
 from worker.cli.options import BROKER, Given, takes
+from worker.cli.reaching import REFUSED, UNREACHABLE, reach
 from worker.cli.terminal import print_json
 from worker.core.units import parse_duration
 from worker.ops.settings import SettingsError
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from worker.amqp.inspection import QueueState, Right
     from worker.core.topology import Topology
     from worker.ops.settings import Settings
-
-UNREACHABLE: Final = 69
-REFUSED: Final = 78
 
 OLDEST: Final = (3, 10, 0)
 """The first RabbitMQ whose quorum queues have a message TTL, which the wait ladder is made of."""
@@ -128,7 +126,6 @@ def _ask_the_broker(settings: Settings, findings: list[Finding]) -> int:
 
 async def _inspect(settings: Settings, findings: list[Finding]) -> None:
     from worker.amqp.inspection import inspect_queues, missing_rights
-    from worker.cli.reaching import reach
     from worker.cli.wiring import access_of, topology_of
 
     topology = topology_of(settings)

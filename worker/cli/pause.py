@@ -10,6 +10,7 @@ import typer
 
 from worker.cli.config import Json
 from worker.cli.options import Given, takes
+from worker.cli.reaching import REFUSED, UNREACHABLE
 from worker.cli.terminal import error, note, print_json, printable
 from worker.ops.admin_http import LONGEST_KEY
 from worker.ops.probe import TIMEOUT, ask, reason_of
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from worker.ops.settings import Settings
 
 FAILED: Final = 1
-NOBODY_THERE: Final = 69
-REFUSED: Final = 78
 
 _TOKEN_STATUSES: Final = (401, 403)
 
@@ -69,7 +68,7 @@ def _ordered(settings: Settings, verb: str, key: str | None, *, as_json: bool) -
         status, body = ask(admin.host, admin.port, f"POST {path}", token, timeout=2 * TIMEOUT)
     except (OSError, ValueError) as fault:
         error(f"no worker answers at {admin}: {reason_of(fault)}; is it running, and is WORKER_ADMIN what it has?")
-        return NOBODY_THERE
+        return UNREACHABLE
     answer = _read(body)
     if status in _TOKEN_STATUSES:
         return _refused(f"{admin} refuses: {printable(str(answer.get('error', status)))}")

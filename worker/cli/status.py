@@ -17,6 +17,7 @@ from worker.cli.terminal import error, note, print_json, print_table, printable
 from worker.core.message import Properties
 
 if TYPE_CHECKING:
+    from worker.amqp.connecting import Connected
     from worker.amqp.inspection import NotAllowed, NotThere
     from worker.amqp.queues import Counts
     from worker.core.message import Message
@@ -102,11 +103,11 @@ async def _ask(settings: Settings, *, parked: bool) -> Seen:
         try:
             topology = topology_of(settings)
             counts = await count_queues(connected, [queue.name for queue in topology.queues])
+            rows = tuple(_row(topology, name, found) for name, found in counts.items())
+            waiting = [row for row in rows if row.role == "wait" and row.ready]
+            jobs = [job for row in waiting for job in await _sample(connected, row)] if parked else []
         finally:
             await connected.close()
-        rows = tuple(_row(topology, name, found) for name, found in counts.items())
-        waiting = [row.name for row in rows if row.role == "wait" and row.ready]
-        jobs = [job for queue in waiting for job in await _sample(settings, queue)] if parked else []
     except Refused as fault:
         return Seen(trouble=str(fault), code=REFUSED)
     except Unreachable as fault:
@@ -130,17 +131,14 @@ def _row(topology: Topology, name: str, found: Counts | NotThere | NotAllowed) -
             return QueueRow(name, role, found.ready, found.consumers)
 
 
-async def _sample(settings: Settings, queue: str) -> list[ParkedJob]:
+async def _sample(connected: Connected, row: QueueRow) -> list[ParkedJob]:
     from worker.amqp.holding import Holder
-    from worker.cli.wiring import access_of
 
-    connected = await reach(access_of(settings, "worker status"), "look", settings.connect_timeout)
-    holder = Holder(connected, queue, lambda message: (_parked(queue, message), 0))
+    holder = Holder(connected, row.name, lambda message: (_parked(row.name, message), 0))
     try:
-        window = min(SAMPLE, await holder.number())
-        return [held.what async for several in holder.slices(window) for held in several]
+        return [held.what async for several in holder.slices(min(SAMPLE, row.ready or 0)) for held in several]
     finally:
-        await holder.close()
+        await holder.give_back()
 
 
 def _parked(queue: str, message: Message) -> ParkedJob:

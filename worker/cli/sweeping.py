@@ -100,6 +100,7 @@ class Sweep(Generic[T]):
         """What was done since the last flush: its acknowledgement may be lost, and the message come back."""
         self._came_back: Counter[Hashable] = Counter()
         self._refused: set[Hashable] = set()
+        """What has been told to be impossible."""
         self._gone = 0
         self._flushed = time.monotonic()
         self._next_turn = 0.0
@@ -125,7 +126,7 @@ class Sweep(Generic[T]):
         holder = await self._orders.open()
         try:
             left = await self._left(holder)
-            self.swept.looked_at = self._gone
+            self.swept.looked_at, self.swept.failed = self._gone, 0  # what cannot be moved is met again
             until = time.monotonic() + self._orders.longest_pass
             is_all = True
             async for held in holder.slices(left):
@@ -215,9 +216,9 @@ class Sweep(Generic[T]):
 
     def _fail(self, fault: CannotMove, move: Move | None) -> None:
         known = (fault.name, str(fault)) if move is None or move.identity is None else move.identity
-        if known not in self._refused:  # or each pass would count it again
+        self.swept.failed += 1
+        if known not in self._refused:  # or each pass would tell it again
             self._refused.add(known)
-            self.swept.failed += 1
             self._orders.on_failed(fault.name, str(fault))
 
     async def _turn(self) -> None:

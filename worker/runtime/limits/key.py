@@ -31,11 +31,6 @@ class Trouble:
     reason: str
     seconds: float
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """As JSON can carry it."""
-        return {"key": self.key, "reason": self.reason, "seconds": round(self.seconds, 1)}
-
 
 class Key(Generic[W]):
     """One key: its limits, what became of the calls to it, and who has or wants its places.
