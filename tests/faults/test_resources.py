@@ -108,7 +108,7 @@ def test_row_30_large_jobs_stay_within_their_bound(trial: Trial) -> None:
 
 
 def down(trial: Trial, seconds: float) -> None:
-    """By default settings: no slot is lost, hardly anybody tries again, nothing is dead, and all is done soon after."""
+    """20 slots, no limits configured: no slot is lost, hardly anybody tries again, nothing is dead, all is done."""
     trial.declare()
     worker = trial.start(concurrency="20", prefetch="25")
     count = int(seconds * 20)

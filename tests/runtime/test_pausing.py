@@ -16,7 +16,7 @@ from worker.core.message import Properties
 from worker.runtime.intake import Intake
 from worker.runtime.limiter import Busy, Limit, Limiter, Places
 from worker.runtime.limits.values import Asker
-from worker.runtime.pausing import ALIVE, LONGEST, SHORTEST, Lookout, Paused, Standstill
+from worker.runtime.pausing import ALIVE, LONGEST, MOST_NAMED, SHORTEST, Lookout, Paused, Standstill
 from worker.runtime.telemetry import Silent
 from worker.testing import FakeTarget, Harness, ManualClock, MemoryBroker
 from worker.testing.clock import START, let_run
@@ -59,6 +59,13 @@ ROWS: dict[str, tuple[Callable[[Lookout], None], dict[str, Any], int | None]] = 
     "one has failed": (lambda lookout: ran(lookout, well=False), {"count": 10}, 9),
     "one has just succeeded": (lambda lookout: ran(lookout, well=True), {"count": 100}, int(ALIVE / 0.2)),
 }
+
+
+def test_few_of_many_keys_are_named() -> None:
+    lookout = Lookout(HELD)
+    found = [lookout.turned_away(f"k{n}", 100.0 + n * 0.2, 3.0, again=True) for n in range(10)]
+    assert found[-1] is not None
+    assert len(found[-1].keys) == MOST_NAMED
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -229,7 +236,9 @@ async def test_jobs_of_a_paused_key_are_parked_without_an_attempt_and_the_others
         assert {report.attempt for report in parked} == {1}
         asked = sum(report.reason == "paused" for report in parked)
         assert 2 <= asked <= 16  # the longer it lasts the more seldom
-        assert [(one.key, one.reason, one.seconds) for one in harness._limiter.troubles()] == [("tenant", "paused", 0.0)]
+        assert [(one.key, one.reason, one.seconds) for one in harness._limiter.troubles()] == [
+            ("tenant", "paused", 0.0)
+        ]
         harness._limiter.pause(set())
         await harness.until_quiet(longest=600)
         assert runs == ["other", "tenant"]

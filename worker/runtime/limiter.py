@@ -36,7 +36,6 @@ STEP_PATIENCE: Final = 2.0
 it keeps nobody from being seen."""
 
 LEAST_TIMER: Final = 0.001
-MOST_TROUBLES: Final = 100
 
 
 class Limiter:
@@ -122,10 +121,10 @@ class Limiter:
         }
 
     def troubles(self) -> list[Trouble]:
-        """The keys that are held back at present, at most 100 of them."""
+        """The keys that are held back at present."""
         now = self._clock.monotonic()
         found = (found for key in self._table if (found := key.trouble(now)) is not None)
-        return [*self._paused.troubles(), *found][:MOST_TROUBLES]
+        return [*self._paused.troubles(), *found]
 
     # Admission.
 

@@ -255,7 +255,7 @@ class Pipeline:
             async with self._limiter.job(keys, rules.own_limits, asker) as admission:
                 attempt = await self._run(record, job, registration, payload, rules.timeout)
                 admission.ended(well=attempt.ended.well)
-                return replace(attempt, ended=as_asked(attempt.ended, admission, self._clock, self._conclusions.chance))
+                return replace(attempt, ended=as_asked(attempt.ended, admission, self._clock, self._chance))
         except Busy as busy:
             self._arrivals.turned_away(job, busy)
             return Attempt.without_run(job, Snoozed(busy.delay, busy.reason))

@@ -13,7 +13,7 @@ from worker.core.message import Properties
 from worker.core.report import AttemptReport
 from worker.runtime.cpu import ThreadCpu
 from worker.runtime.executor import LocalExecutor
-from worker.runtime.limiter import Limit, Limiter, Places
+from worker.runtime.limiter import Limiter, Places
 from worker.runtime.pipeline import Pipeline
 from worker.runtime.registry import Registry
 from worker.runtime.rules import Rules
@@ -74,8 +74,8 @@ class Harness:
 
     An async context manager. `transport` is what requests go to (a `FakeTarget`, for instance); without one a request
     is an error. `attempts`, `backoff`, `timeout` and `max_age` outweigh what the handlers registered, `limits` bounds
-    keys by name (jobs and steps at once). Times are seconds, or text such as "5m". `chance` gives the jitter of the
-    backoff, from [0, 1). `places` and `rules` stand for all the words of that kind. `patience` is for how many real
+    keys by name (jobs and steps at once). Times are seconds, or text such as "5m". `chance` gives the jitter of all
+    waits, from [0, 1). `places` and `rules` stand for all the words of that kind. `patience` is for how many real
     seconds something real (a socket, a thread) is waited for without news, before the clock moves on.
     """
 
@@ -86,7 +86,7 @@ class Harness:
         transport: Transport | None = None,
         concurrency: int = 10,
         steps: int = 20,
-        limits: Mapping[str, int | Limit] | None = None,
+        limits: Mapping[str, int] | None = None,
         attempts: int | None = None,
         backoff: tuple[Duration, Duration] | None = None,
         timeout: Duration | None = None,

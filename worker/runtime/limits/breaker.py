@@ -171,8 +171,6 @@ class Breaker:
         at = int(now / PART)
         for step in range(1, min(at - self._at, PARTS) + 1):
             self._calls[(self._at + step) % PARTS] = self._failures[(self._at + step) % PARTS] = 0
-        if at - self._at > PARTS:  # all of it is past
-            self._calls, self._failures = [0] * PARTS, [0] * PARTS
         self._at = max(at, self._at)
         return self._at % PARTS
 

@@ -55,7 +55,7 @@ class Window:
         if passed <= 0:
             return
         for step in range(1, min(passed, PARTS + 1) + 1):
-            index = (self._at + step) % (PARTS + 1) if passed <= PARTS else step - 1
+            index = (self._at + step) % (PARTS + 1)
             self._total -= self._counts[index]
             self._counts[index] = 0
         self._at = at
